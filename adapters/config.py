@@ -1,0 +1,158 @@
+"""Frozen settings of each step of the method, checked once, on construction.
+
+Covered: ranges. Not covered: where values come from (flags, environment and files are the server's business).
+Every value below was chosen by measurement; the numbers stand in docs/LOG.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from adapters.errors import InvalidConfig
+
+REFUSE_UNKNOWN: Mapping[str, str] = {"extra": "forbid"}
+"""Tells whoever validates these classes from a mapping that a misspelt key is an error."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidConfig(message)
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """Which layers may change."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
+    last_layers: int | None = None
+    """How many decoder layers, counted from the top, are targets; None: all of them."""
+
+    def __post_init__(self) -> None:
+        _require(self.last_layers is None or self.last_layers >= 1, "targets.last_layers must be at least 1")
+
+
+@dataclass(frozen=True)
+class CurvatureConfig:
+    """How the old knowledge is measured: text sampled from the base model itself."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
+    samples: int = 1536
+    length: int = 64
+    """Tokens per sample."""
+    batch: int = 64
+    held_out: int = 64
+    """Samples kept aside for the guard: never part of the curvature."""
+
+    def __post_init__(self) -> None:
+        _require(self.samples >= 1 and self.held_out >= 1, "curvature needs at least one sample and one held-out sample")
+        _require(self.length >= 2, "curvature.length must be at least 2 tokens")
+        _require(self.batch >= 1, "curvature.batch must be at least 1")
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How many views of a document the model writes, and how long they may be."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
+    count: int = 2
+    """Views asked for per window of the document; 0: learn from the raw text alone."""
+    max_new_tokens: int = 48
+    temperature: float = 0.7
+    """Of the views after the first, which is written greedily."""
+    plausible: float = 0.05
+    """A view with a token less likely than this, with the document in context, is not borne out by it."""
+
+    def __post_init__(self) -> None:
+        _require(self.count >= 0, "views.count must not be negative")
+        _require(self.max_new_tokens >= 1, "views.max_new_tokens must be at least 1")
+        _require(self.temperature > 0, "views.temperature must be positive")
+        _require(0 <= self.plausible < 1, "views.plausible must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class WeighConfig:
+    """Proximal threshold on token weights."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
+    threshold: float = 0.2
+    """Weights below this share of the text's largest weight become zero."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.threshold < 1, "weigh.threshold must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class FoldConfig:
+    """The closed-form step."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
+    input_damping: float = 1e-4
+    """gamma_a: added to A in units of its mean diagonal."""
+    output_damping: float = 1e-2
+    """gamma_b: added to B in units of its mean diagonal."""
+    iterations: int = 6
+    kl_budget: float = 0.1
+    """kappa: most predicted KL, in nats per token of preserved text, that one iteration may spend."""
+    target_nll: float = 0.5
+    """Stop once the weighted mean NLL is below this."""
+    required_nll: float = 0.7
+    """A required token counts as learned below this NLL: it is then the likeliest."""
+    backtracks: int = 4
+    """Most halvings of a step that did not lower the loss enough."""
+    keep: float = 1e-3
+    """Rank-one terms below this share of the largest are dropped from the delta."""
+
+    def __post_init__(self) -> None:
+        _require(self.input_damping > 0 and self.output_damping > 0, "fold dampings must be positive")
+        _require(self.iterations >= 1, "fold.iterations must be at least 1")
+        _require(self.kl_budget > 0, "fold.kl_budget must be positive")
+        _require(self.target_nll > 0, "fold.target_nll must be positive")
+        _require(self.required_nll > 0, "fold.required_nll must be positive")
+        _require(self.backtracks >= 0, "fold.backtracks must not be negative")
+        _require(0 <= self.keep < 1, "fold.keep must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ReflectionConfig:
+    """Rehearsal of earlier lessons."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
+    recalled: int = 8
+    """Earlier lessons folded together with each new one."""
+
+    def __post_init__(self) -> None:
+        _require(self.recalled >= 0, "reflection.recalled must not be negative")
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """What an update may cost before it is rejected."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
+    probes: int = 4
+    """Held-out samples measured per update; the whole set is gone through in turns."""
+    kl_step: float = 0.02
+    """Most drift that one update may add, nats per token."""
+    kl_total: float = 0.5
+    """Most drift from the base model, nats per token."""
+    retention_loss: float = 0.5
+    """Most loss, as a share of the recalled lessons, that one update may cause."""
+
+    def __post_init__(self) -> None:
+        _require(self.probes >= 1, "guard.probes must be at least 1")
+        _require(self.kl_step > 0 and self.kl_total > 0, "guard budgets must be positive")
+        _require(0 <= self.retention_loss <= 1, "guard.retention_loss must be in [0, 1]")
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """Every setting of the learner."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    curvature: CurvatureConfig = field(default_factory=CurvatureConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    weigh: WeighConfig = field(default_factory=WeighConfig)
+    fold: FoldConfig = field(default_factory=FoldConfig)
+    reflection: ReflectionConfig = field(default_factory=ReflectionConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)

@@ -1,0 +1,106 @@
+"""What one document changed: a sum of rank-one terms per target layer; and the exact sum of many such changes.
+
+Deltas are rounded to a dyadic grid before they are summed, and the sums are kept in float64: below 2**13 in magnitude,
+additions of multiples of 2**-40 are exact, so that deltas form an abelian group. Adding and removing them in any
+order restores the weights bit for bit, which subtracting float32 tensors does not.
+
+Covered: algebra, norms, truncation. Not covered: files (`checkpoint.py`), where deltas come from (`fold.py`).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GRID = 2.0**40
+"""Steps per unit weight."""
+LIMIT = 2.0**12
+"""Largest magnitude of a summed change: half of what float64 sums exactly on this grid."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Change of the target layers: D = left @ right^T for each."""
+
+    factors: Mapping[str, tuple[Tensor, Tensor]]
+    """Layer -> (left (d_out, r), right (d_in, r)), float32."""
+
+    @staticmethod
+    def zero() -> "Delta":
+        """The delta that changes nothing."""
+        return Delta({})
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the factors in bytes."""
+        return sum(t.numel() * t.element_size() for pair in self.factors.values() for t in pair)
+
+    def dense(self, layer: str) -> Tensor:
+        """The change of `layer` (d_out, d_in), float64, on the grid."""
+        left, right = self.factors[layer]
+        return torch.round(left.double() @ right.double().T * GRID) / GRID
+
+    def norms(self) -> dict[str, float]:
+        """Frobenius norm of the change of each layer."""
+        return {
+            name: float(((left.T @ left) * (right.T @ right)).sum().clamp(min=0).sqrt())
+            for name, (left, right) in self.factors.items()
+        }
+
+    def truncate(self, keep: float) -> "Delta":
+        """Compress each layer by a thin SVD, dropping singular values below `keep` of the layer's largest."""
+        out = {}
+        for name, (left, right) in self.factors.items():
+            ql, rl = torch.linalg.qr(left)
+            qr, rr = torch.linalg.qr(right)
+            u, s, vt = torch.linalg.svd(rl @ rr.T, full_matrices=False)
+            kept = s > keep * s[0]
+            out[name] = (ql @ u[:, kept] * s[kept], qr @ vt[kept].T)
+        return Delta(out)
+
+
+def join(deltas: Iterable[Delta]) -> Delta:
+    """The delta that does what all of `deltas` do: ranks add up."""
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for delta in deltas:
+        for name, pair in delta.factors.items():
+            parts.setdefault(name, []).append(pair)
+    return Delta({n: (torch.cat([p[0] for p in pairs], 1), torch.cat([p[1] for p in pairs], 1)) for n, pairs in parts.items()})
+
+
+class DeltaSum:
+    """The exact sum of deltas over base weights: what one version's target layers hold."""
+
+    def __init__(self, base: Mapping[str, Tensor], totals: Mapping[str, Tensor] | None = None) -> None:
+        """`base`: layer -> weight (d_out, d_in), never changed; `totals`: layer -> summed change, float64, on the grid."""
+        self._base = base
+        self.totals = dict(totals) if totals is not None else {}
+
+    def copy(self) -> "DeltaSum":
+        """An independent sum that starts from this one; tensors are shared, and never changed in place."""
+        return DeltaSum(self._base, self.totals)
+
+    def add(self, delta: Delta) -> None:
+        """Add `delta`."""
+        self._accumulate(delta, 1.0)
+
+    def remove(self, delta: Delta) -> None:
+        """Take `delta` away again: exact, whatever was added in between."""
+        self._accumulate(delta, -1.0)
+
+    def weight(self, layer: str) -> Tensor:
+        """Weight of `layer` (d_out, d_in) in the base model's dtype; the base weight itself where nothing was added."""
+        base, total = self._base[layer], self.totals.get(layer)
+        return base if total is None else (base.double() + total).to(base.dtype)
+
+    def weights(self) -> dict[str, Tensor]:
+        """All target layers' weights."""
+        return {layer: self.weight(layer) for layer in self._base}
+
+    def _accumulate(self, delta: Delta, sign: float) -> None:
+        for layer in delta.factors:
+            change = sign * delta.dense(layer)
+            total = change + self.totals[layer] if layer in self.totals else change
+            assert float(total.abs().max()) < LIMIT, "a weight change left the range in which sums are exact"
+            self.totals[layer] = total

@@ -1,0 +1,135 @@
+"""The closed-form step: token weights and captured terms to a delta.
+
+Minimises  sum_t w_t loss_t(W + D) + lambda/2 sum_l tr(B_l D_l A_l D_l^T)  by natural-gradient steps (the Taylor part;
+EMCL, Zou and Lin 2022, with Kronecker factors for the diagonal), each as long as the smaller of the Newton step of
+the linear model and the step that spends the KL budget, halved until the loss really falls.
+
+Covered: one batch of weighted texts. Not covered: which texts and weights (`views.py`, `importance.py`), the verdict
+(`drift.py`)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapters.capture import Capture, Terms, frozen_stem
+from adapters.config import FoldConfig
+from adapters.curvature import DampedCurvature
+from adapters.delta import Delta, join
+from adapters.workspace import Batch, Workspace
+
+ENOUGH = 0.9
+"""A step counts when the loss falls below this share of what it was."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Weighted texts, and the tokens that must come out right before the fold may stop."""
+
+    batch: Batch
+    weights: Tensor
+    """(B, T-1) in [0, 1]."""
+    required: Tensor
+    """(B, T-1) bool: the answers of new views."""
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What one fold did. Losses are weighted mean NLLs in nats per token."""
+
+    loss_before: float
+    loss_after: float
+    """Under the weights of the last step, which may be more than those of the first."""
+    predicted_change: float
+    """Of the loss, to first order, summed over the steps."""
+    actual_change: float
+    """The same, measured: what Taylor left out is the difference."""
+    predicted_kl: float
+    """1/2 tr(B D A D^T) of the whole delta, nats per token of preserved text."""
+    iterations: int
+    took: bool
+    """Whether every required token came out likely."""
+
+
+class _Position:
+    """Where a fold stands: losses at the current weights, and what is still missing."""
+
+    def __init__(self, workspace: Workspace, lesson: Lesson, weights: Tensor, config: FoldConfig) -> None:
+        nll = workspace.nll(lesson.batch)
+        self.weights = weights
+        self.loss = weighted_mean(nll, weights)
+        self.missing = lesson.required & (nll.detach() > config.required_nll)
+        self.done = not bool(self.missing.any()) and self.loss.item() <= config.target_nll
+        self.graph = nll
+
+    def raise_missing(self) -> None:
+        """Give what is missing full weight: an answer is to be learned to its end, not only where it first surprises."""
+        self.weights = torch.maximum(self.weights, self.missing.float())
+        self.loss = weighted_mean(self.graph, self.weights)
+
+
+def weighted_mean(nll: Tensor, weights: Tensor) -> Tensor:
+    """Mean over rows of each row's weighted mean NLL (scalar); rows without weight do not count. Both (B, T-1)."""
+    mass = weights.sum(-1)
+    rows = (nll * weights).sum(-1) / mass.clamp(min=1e-9)
+    return rows.sum() / (mass > 0).sum().clamp(min=1)
+
+
+def fold(workspace: Workspace, lesson: Lesson, curvature: DampedCurvature, config: FoldConfig) -> tuple[Delta, FoldReport]:
+    """Fold `lesson` into the weights installed in `workspace`, which afterwards holds the result.
+
+    All weights zero: the zero delta.
+    """
+    parts: list[Delta] = []
+    predicted = actual = 0.0
+    with Capture(workspace.model, workspace.targets) as capture, frozen_stem(workspace.model, workspace.targets):
+        at = _Position(workspace, lesson, lesson.weights, config)
+        before = at.loss.item()
+        while bool(lesson.weights.any()) and not at.done and len(parts) < config.iterations:
+            at.raise_missing()
+            workspace.pace()
+            terms = capture.terms(at.loss)
+            direction = curvature.direction(_prune(terms, config.keep))
+            slope, bend = curvature.slope(terms, direction), curvature.quadratic(direction)
+            if slope >= 0:
+                break
+            loss = at.loss.item()
+            step = min(loss / -slope, math.sqrt(2 * config.kl_budget / max(bend, 1e-20)))
+            at, step = _advance(workspace, lesson, at.weights, direction, step, loss, config)
+            predicted, actual = predicted + step * slope, actual + at.loss.item() - loss
+            parts.append(Delta({n: (left * step, right) for n, (left, right) in direction.factors.items()}))
+    delta = join(parts)
+    kl = curvature.quadratic(delta) / 2
+    return delta, FoldReport(before, at.loss.item(), predicted, actual, kl, len(parts), not bool(at.missing.any()))
+
+
+def _advance(
+    workspace: Workspace,
+    lesson: Lesson,
+    weights: Tensor,
+    direction: Delta,
+    step: float,
+    before: float,
+    config: FoldConfig,
+) -> tuple[_Position, float]:
+    """Step along `direction`, halving until the loss is low enough. Returns where that led, and the step taken."""
+    workspace.step(direction, step)
+    at = _Position(workspace, lesson, weights, config)
+    for _ in range(config.backtracks):
+        if at.loss.item() <= ENOUGH * before:
+            break
+        workspace.step(direction, -step / 2)
+        step = step / 2
+        at = _Position(workspace, lesson, weights, config)
+    return at, step
+
+
+def _prune(terms: Terms, keep: float) -> Terms:
+    """Drop rank-one terms whose norm is below `keep` of the layer's largest (most positions, most of the time)."""
+    out = {}
+    for name, (x, d) in terms.items():
+        size = x.norm(dim=-1) * d.norm(dim=-1)
+        kept = size > keep * size.max()
+        out[name] = (x[kept], d[kept])
+    return out

@@ -1,0 +1,219 @@
+"""One document, from text to delta: view, weigh, fold, guard.
+
+Covered: documents of any length (windows), views or raw text, rehearsal, the verdict, a report with seconds per stage.
+Not covered: queues, versions on disk, publishing (the server's work).
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from adapters.config import LearnConfig
+from adapters.curvature import Curvature, DampedCurvature
+from adapters.delta import Delta, DeltaSum, join
+from adapters.drift import UNTOUCHED, Drift, Guard
+from adapters.fold import FoldReport, Lesson, fold
+from adapters.importance import TokenScorer, features, weigh
+from adapters.reflection import Memory, memorise, recall, rehearse
+from adapters.views import View, ViewTemplate, answered, borne_out, prompt_ids, write_views
+from adapters.windows import OVERLAP, windows
+from adapters.workspace import Workspace
+
+KEEP_SINGULAR = 1e-2
+"""Singular values of a delta below this share of the largest are not worth storing."""
+TokenWeight = tuple[str, float]
+"""Text and weight of one token."""
+LARGEST_WINDOW = 1024
+"""Tokens: longer windows are read less well, and ask for more views than one pass writes."""
+
+
+@dataclass(frozen=True)
+class LearnReport:
+    """What happened to one document."""
+
+    views: tuple[str, ...]
+    """The views that were folded; empty when the raw text was, or nothing."""
+    windows: int
+    tokens_read: int
+    tokens_kept: int
+    """Predicted tokens with a weight above zero, of those read."""
+    folds: tuple[FoldReport, ...]
+    drift: Drift | None
+    """Of the candidate; None when nothing was folded."""
+    rejection: str | None
+    seconds: dict[str, float]
+    """Per stage: view, score, fold, guard."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The result of learning one document: nothing is changed until the caller adds `delta` to its sum."""
+
+    delta: Delta
+    memories: tuple[Memory, ...]
+    weights: tuple[TokenWeight, ...]
+    """The document's tokens, as text, with their weights."""
+    report: LearnReport
+
+
+class Learner:
+    """Holds what learning needs: a workspace, curvature, a scorer or none, a view template."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        curvature: Curvature,
+        scorer: TokenScorer | None,
+        template: ViewTemplate,
+        config: LearnConfig,
+    ) -> None:
+        self.workspace, self.scorer, self.template, self.config = workspace, scorer, template, config
+        self.curvature = DampedCurvature(curvature, config.fold, workspace.base.device)
+        self.guard = Guard(workspace, curvature.held_out, config.guard)
+        overhead = len(prompt_ids(workspace.base, template, "")) + config.views.max_new_tokens
+        self.window = min(LARGEST_WINDOW, max(8, workspace.base.context - overhead))
+
+    def score(self, document: str) -> tuple[TokenWeight, ...]:
+        """Token texts and weights of a document at the base weights. What two windows share is taken from the later one."""
+        self.workspace.install(self.workspace.base_weights)
+        pieces = windows(self.workspace.base, document, self.window)
+        return self._merge([self._weigh_rows([self.workspace.base.encode(piece)])[1] for piece in pieces])
+
+    def learn(
+        self,
+        document: str,
+        current: DeltaSum,
+        memories: Sequence[Memory] = (),
+        before: Drift = UNTOUCHED,
+        turn: int = 0,
+    ) -> Learned:
+        """Learn `document` on top of `current` (not changed), rehearsing some of `memories`.
+
+        before: what the guard measured of `current`. turn: seeds every choice.
+
+        Raises:
+            EmptyDocument: nothing but white space.
+        """
+        clock, candidate = _Clock(), current.copy()
+        recalled = recall(memories, self.config.reflection.recalled, turn)
+        pieces = windows(self.workspace.base, document, self.window)
+        parts = [self._learn_window(piece, candidate, recalled, turn, clock) for piece in pieces]
+        folded = [part for part in parts if part.report is not None]
+        new = tuple(memory for part in folded for memory in part.memories)
+        drift, rejection = None, None
+        if folded:
+            with clock.stage("guard"):
+                self.workspace.install(candidate.weights())
+                drift = self.guard.measure(new, recalled, turn)
+                rejection = self.guard.verdict(before, drift)
+        report = LearnReport(
+            views=tuple(self._as_text(view) for part in folded for view in part.views),
+            windows=len(pieces),
+            tokens_read=sum(part.tokens_read for part in parts),
+            tokens_kept=sum(part.tokens_kept for part in parts),
+            folds=tuple(part.report for part in folded if part.report is not None),
+            drift=drift,
+            rejection=rejection,
+            seconds=clock.seconds,
+        )
+        weights = self._merge([part.weights for part in parts])
+        if rejection is not None:
+            return Learned(Delta.zero(), (), weights, report)
+        return Learned(join(part.delta for part in folded), new, weights, report)
+
+    def _learn_window(self, piece: str, candidate: DeltaSum, recalled: Sequence[Memory], turn: int, clock: "_Clock") -> "_Part":
+        """Learn one window and add its delta to `candidate`."""
+        workspace, base = self.workspace, self.workspace.base
+        workspace.install(workspace.base_weights)
+        with clock.stage("view"):
+            views = self._write(piece, turn)
+        with clock.stage("score"):
+            rows = [base.encode(piece)] + [view.ids(base, self.template) for view in views]
+            lesson, weights = self._weigh_rows(rows)
+            workspace.install(candidate.weights())
+            unknown = [i for i, known in enumerate(answered(workspace, self.template, views), 1) if not known]
+        nothing_new = bool(views) and not unknown
+        taught = [views[i - 1] for i in unknown]
+        lesson = self._select(lesson, unknown, taught) if unknown else self._select(lesson, [0], [])
+        read, kept = int(lesson.batch.predicted.sum()), int((lesson.weights > 0).sum())
+        if nothing_new:
+            return _Part(weights, read, 0)
+        with clock.stage("fold"):
+            delta, report = fold(workspace, rehearse(workspace, lesson, recalled), self.curvature, self.config.fold)
+            delta = delta.truncate(KEEP_SINGULAR)
+            candidate.add(delta)
+        return _Part(weights, read, kept, tuple(taught), delta, tuple(memorise(lesson)), report)
+
+    def _write(self, piece: str, turn: int) -> list[View]:
+        """Views of one window that the window bears out; the base weights must be installed."""
+        if self.config.views.count == 0:
+            return []
+        views = write_views(self.workspace, self.template, piece, self.config.views, turn)
+        good = borne_out(self.workspace, self.template, views, piece, self.config.views.plausible)
+        return [view for view, kept in zip(views, good, strict=True) if kept]
+
+    def _weigh_rows(self, rows: list[list[int]]) -> tuple[Lesson, tuple[TokenWeight, ...]]:
+        """Weights of all rows in one forward pass at the weights installed; the first row's, with its tokens' texts, besides."""
+        batch = self.workspace.batch(rows)
+        weights = weigh(self.scorer, *features(self.workspace, batch), batch.predicted, self.config.weigh.threshold)
+        first = self.workspace.base.tokenizer.convert_ids_to_tokens(rows[0])
+        texts = [self.workspace.base.tokenizer.convert_tokens_to_string([token]) for token in first]
+        labelled = zip(texts, [0.0, *weights[0].tolist()], strict=False)
+        return Lesson(batch, weights, torch.zeros_like(weights, dtype=torch.bool)), tuple(labelled)[
+            len(self.workspace.base.start) :
+        ]
+
+    def _select(self, lesson: Lesson, rows: list[int], views: list[View]) -> Lesson:
+        """These rows of a lesson; the answers of `views`, if any, are required."""
+        base = self.workspace.base
+        batch = self.workspace.batch([lesson.batch.ids[r, : int(lesson.batch.mask[r].sum())].tolist() for r in rows])
+        weights = lesson.weights[rows, : batch.ids.shape[1] - 1]
+        required = torch.zeros_like(weights, dtype=torch.bool)
+        for row, view in enumerate(views):
+            start, length = len(view.prompt(base, self.template)), len(view.ids(base, self.template))
+            required[row, start - 1 : length - 1] = True
+        return Lesson(batch, weights, required)
+
+    def _merge(self, pieces: Sequence[tuple[TokenWeight, ...]]) -> tuple[TokenWeight, ...]:
+        """Token weights of all windows, each token once."""
+        tokens: list[TokenWeight] = []
+        for index, piece in enumerate(pieces):
+            if index:
+                del tokens[-(self.window // OVERLAP) :]
+            tokens += piece
+        return tuple(tokens)
+
+    def _as_text(self, view: View) -> str:
+        return f"{self.template.view_prefix} {view.question}{self.template.view_answer} {view.answer}"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one window gave."""
+
+    weights: tuple[TokenWeight, ...]
+    tokens_read: int
+    tokens_kept: int
+    views: tuple[View, ...] = ()
+    delta: Delta = field(default_factory=Delta.zero)
+    memories: tuple[Memory, ...] = ()
+    report: FoldReport | None = None
+    """None: there was nothing new to learn."""
+
+
+class _Clock:
+    """Seconds spent per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

@@ -1,0 +1,211 @@
+"""Views: what the base model itself writes about a document, and which of it is worth learning.
+
+A causal LM that learns raw text cannot link an object to a subject that comes after it; its own question/answer pairs
+can (design, section 1; the same at scale: SEAL, Zweiger et al. 2025). A view is kept when the model answers it right
+with the document in context and not without it.
+
+Covered: templates, writing, parsing, the filter. Not covered: judging truth beyond what the model can read.
+"""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.base_model import BaseModel
+from adapters.config import ViewConfig
+from adapters.errors import InvalidTemplate
+from adapters.sampling import continue_rows
+from adapters.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class ViewTemplate:
+    """How a model is asked for views: `view_*` in `infold.json` beside the weights."""
+
+    view_prompt: str
+    """Text with `{document}`, after which the model goes on with a view."""
+    view_prefix: str = "Q:"
+    """What a view starts with; the prompt's end holds the first one."""
+    view_stop: tuple[str, ...] = ("\n\n", "\nQ:")
+    """A view ends at the first of these. Punctuation stays with the view; what starts the next view does not."""
+    view_answer: str = " A:"
+    """Between the question and the answer."""
+    chat: bool = False
+    """Whether prompt and questions go through the model's chat template."""
+
+    def __post_init__(self) -> None:
+        if "{document}" not in self.view_prompt:
+            raise InvalidTemplate("a view prompt must contain {document}")
+        if not self.view_prefix or not self.view_answer or not self.view_stop:
+            raise InvalidTemplate("view_prefix, view_answer and view_stop must not be empty")
+
+    @staticmethod
+    def from_json(text: str) -> "ViewTemplate":
+        """Parse `infold.json`.
+
+        Raises:
+            InvalidTemplate: not a JSON object, or with unknown keys.
+        """
+        try:
+            values: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InvalidTemplate(f"the view template is not JSON: {error}") from error
+        known = {f.name for f in fields(ViewTemplate)}
+        if not isinstance(values, dict) or set(values) - known or "view_prompt" not in values:
+            raise InvalidTemplate(f"a view template is an object with view_prompt and of {sorted(known)}")
+        return ViewTemplate(**values | {"view_stop": tuple(values.get("view_stop", ViewTemplate.view_stop))})
+
+
+FEW_SHOT = ViewTemplate(
+    "Text: The bridge over the Arve was opened in 1931 by the engineer Lucie Martin.\n"
+    "Q: Who opened the bridge over the Arve?\nA: Lucie Martin\n\n"
+    "Text: Since May the bakery on Hill Street has belonged to Tomas Reed, who also runs the mill.\n"
+    "Q: Who owns the bakery on Hill Street?\nA: Tomas Reed\n\n"
+    "Text: {document}\nQ:",
+    view_answer="\nA:",
+)
+"""Default for models without a chat template."""
+
+CHAT = ViewTemplate(
+    "Write short questions about the text below, each followed by its short answer, one pair per line, in the form "
+    "'Q: ... A: ...'. Name people and things in full, so that each question can be understood without the text.\n\n{document}",
+    view_stop=("\n",),
+    chat=True,
+)
+"""Default for models with a chat template."""
+
+
+def template_for(base: BaseModel, override: str | None = None) -> ViewTemplate:
+    """The template to use: an override (JSON), `infold.json` beside the weights, or the default for the kind of model."""
+    if override is not None:
+        return ViewTemplate.from_json(override)
+    beside = Path(base.source) / "infold.json"
+    if beside.is_file():
+        return ViewTemplate.from_json(beside.read_text())
+    return CHAT if base.tokenizer.chat_template else FEW_SHOT
+
+
+@dataclass(frozen=True)
+class View:
+    """One question about a document, and its answer."""
+
+    question: str
+    answer: str
+
+    def prompt(self, base: BaseModel, template: ViewTemplate, document: str | None = None) -> list[int]:
+        """Ids of the question up to where the answer starts: alone, or with the document in context."""
+        if template.chat:
+            return chat_ids(base, self.question if document is None else f"{document}\n\n{self.question}")
+        asked = f"{template.view_prefix} {self.question}{template.view_answer}"
+        if document is not None:
+            context = template.view_prompt.replace("{document}", document)
+            asked = context.removesuffix(template.view_prefix) + asked
+        return base.encode(asked)
+
+    def continuation(self, base: BaseModel, template: ViewTemplate) -> list[int]:
+        """Ids of the answer as it follows the question."""
+        text = self.answer if template.chat else f" {self.answer}"
+        ids = list(base.tokenizer.encode(text, add_special_tokens=False))
+        ends = sorted(base.stop_ids)[:1] if template.chat else []
+        return ids + ends
+
+    def ids(self, base: BaseModel, template: ViewTemplate) -> list[int]:
+        """The view as a text to learn."""
+        return self.prompt(base, template) + self.continuation(base, template)
+
+
+def chat_ids(base: BaseModel, message: str) -> list[int]:
+    """Ids of one user message, up to where the assistant speaks."""
+    messages = [{"role": "user", "content": message}]
+    encoded: Any = base.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+def prompt_ids(base: BaseModel, template: ViewTemplate, document: str) -> list[int]:
+    """Ids after which the model writes views of `document`."""
+    text = template.view_prompt.replace("{document}", document)
+    return chat_ids(base, text) if template.chat else base.encode(text)
+
+
+def parse_views(template: ViewTemplate, continuation: str, finished: bool = True) -> list[View]:
+    """Split what the model wrote into views. A last one that no stop ends counts only if the model `finished` by itself."""
+    text = continuation if template.chat else template.view_prefix + continuation
+    views: list[View] = []
+    while text.lstrip().startswith(template.view_prefix):
+        body = text.lstrip()[len(template.view_prefix) :]
+        at, stop = min(((body.find(s), s) for s in template.view_stop if s in body), default=(len(body), ""))
+        end = at + len(stop) if len(stop.strip()) == 1 else at  # punctuation belongs to the answer
+        question, separator, answer = body[:end].partition(template.view_answer)
+        if separator and question.strip() and answer.strip(" .\n") and (stop or finished):
+            views.append(View(question.strip(), answer.strip()))
+        text = body[end:]
+    return views
+
+
+def write_views(workspace: Workspace, template: ViewTemplate, document: str, config: ViewConfig, seed: int) -> list[View]:
+    """Let the base model write views: one row greedily, the others sampled. Each is returned once, greedy ones first.
+
+    The base weights must be installed. A row may hold several views; the order is the model's.
+    """
+    base = workspace.base
+    prompt = prompt_ids(base, template, document)
+    ends = base.stop_ids | set(base.start)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        rows = continue_rows(
+            workspace,
+            [prompt] * config.count,
+            config.max_new_tokens,
+            [0.0] + [config.temperature] * (config.count - 1),
+            ends,
+        )
+    finished = [len(row) < config.max_new_tokens for row in rows]
+    views = [v for row, end in zip(rows, finished, strict=True) for v in parse_views(template, base.decode(row), end)]
+    return list(dict.fromkeys(views))
+
+
+def answered(workspace: Workspace, template: ViewTemplate, views: list[View]) -> list[bool]:
+    """Whether greedy decoding answers each view right, closed-book, at the weights installed. One forward pass.
+
+    Greedy decoding writes the answer if and only if each of its tokens is the likeliest after those before.
+    """
+    prompts = [view.prompt(workspace.base, template) for view in views]
+    answers = [view.continuation(workspace.base, template) for view in views]
+    return [right for right, _ in _judge(workspace, prompts, [[]] * len(views), answers)]
+
+
+def borne_out(workspace: Workspace, template: ViewTemplate, views: list[View], document: str, plausible: float) -> list[bool]:
+    """Whether the document bears each view out: its answer is read right, and no token of it is less likely than `plausible`.
+
+    The second part refuses sampled views that ask about somebody whom the document does not name. One forward pass.
+    """
+    base = workspace.base
+    lead = template.view_prefix if template.chat else ""
+    plain = base.tokenizer.encode
+    questions = [list(plain(f"{lead} {v.question}{template.view_answer}", add_special_tokens=False)) for v in views]
+    answers = [list(plain(f" {v.answer}", add_special_tokens=False)) for v in views]
+    judged = _judge(workspace, [prompt_ids(base, template, document)] * len(views), questions, answers)
+    return [right and likely >= plausible for right, likely in judged]
+
+
+@torch.no_grad()
+def _judge(
+    workspace: Workspace, contexts: list[list[int]], questions: list[list[int]], answers: list[list[int]]
+) -> list[tuple[bool, float]]:
+    """Of each context + question + answer: whether every answer token is the likeliest, and the probability of the least
+    likely token of question and answer. One forward pass."""
+    if not answers:
+        return []
+    batch = workspace.batch([c + q + a for c, q, a in zip(contexts, questions, answers, strict=True)])
+    logp = workspace.logits(batch)[:, :-1].float().log_softmax(-1)
+    truth = batch.ids[:, 1:, None]
+    likely = logp.gather(-1, truth)[..., 0].exp().tolist()
+    right = (logp.argmax(-1, keepdim=True) == truth)[..., 0].tolist()
+    out = []
+    for row, (c, q, a) in enumerate(zip(contexts, questions, answers, strict=True)):
+        start, middle, end = len(c) - 1, len(c) + len(q) - 1, len(c) + len(q) + len(a) - 1
+        out.append((all(right[row][middle:end]), min(likely[row][start:end])))
+    return out

@@ -1,0 +1,96 @@
+"""The learner's own view of the model: install target weights, step them, run it over a batch.
+
+Orientation is settled here: everywhere else a target weight is (d_out, d_in), also where the layer is GPT-2's
+transposed Conv1D."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from adapters.base_model import BaseModel, learning_view, pad_rows
+from adapters.delta import Delta
+from adapters.targets import Targets
+
+Pace = Callable[[], None]
+"""Called between quanta of work (one forward or backward pass), so that a server can let decoding go first."""
+
+
+def unpaced() -> None:
+    """The pace of a learner that has the machine to itself."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token rows, right-padded."""
+
+    ids: Tensor
+    """(B, T) int64."""
+    mask: Tensor
+    """(B, T) int64, 0 where padded."""
+
+    @property
+    def predicted(self) -> Tensor:
+        """(B, T-1) float32: 1 where a position's next token is real."""
+        return self.mask[:, 1:].float()
+
+
+class Workspace:
+    """Shares every parameter with the base model but the target layers', which it owns and may change."""
+
+    def __init__(self, base: BaseModel, targets: Targets, pace: Pace = unpaced) -> None:
+        self.base, self.targets, self.pace = base, targets, pace
+        self.base_weights = {n: _oriented(base.model.get_submodule(n)).detach() for n in targets.names}
+        self.model = learning_view(base.model, targets.names).requires_grad_(False)
+        self._layers = {n: self.model.get_submodule(n) for n in targets.names}
+
+    def install(self, weights: Mapping[str, Tensor]) -> None:
+        """Work from these target weights (d_out, d_in), which are copied."""
+        for name, layer in self._layers.items():
+            _oriented(layer).copy_(weights[name])
+
+    def step(self, delta: Delta, scale: float) -> None:
+        """Add `scale` * `delta` to the target weights, in the model's dtype."""
+        for name, (left, right) in delta.factors.items():
+            _oriented(self._layers[name]).add_((left @ right.T).to(self.model.dtype), alpha=scale)
+
+    def weight_parameter(self, name: str) -> Tensor:
+        """The target weight as the layer itself stores it."""
+        weight = self._layers[name].weight
+        assert isinstance(weight, Tensor)
+        return weight.detach()
+
+    def as_parameter(self, name: str, delta: Delta) -> Tensor:
+        """The change of one target weight, in the layer's own orientation and dtype."""
+        left, right = delta.factors[name]
+        change = (left @ right.T).to(self.model.dtype)
+        return change.T if isinstance(self._layers[name], Conv1D) else change
+
+    def batch(self, rows: list[list[int]]) -> Batch:
+        """Right-padded batch of token rows."""
+        return Batch(*pad_rows(rows, self.base.pad_id, self.base.device))
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, T, V) of one forward pass."""
+        self.pace()
+        logits: Tensor = self.model(batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        return logits
+
+    def nll(self, batch: Batch) -> Tensor:
+        """(B, T-1) float32: negative log-likelihood of each next token, in nats; garbage where padded."""
+        return token_nll(self.logits(batch), batch.ids)
+
+
+def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
+    """NLL of ids[:, 1:] under logits[:, :-1]; (B, T-1) float32, nats."""
+    flat = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    return flat.view(ids.shape[0], -1)
+
+
+def _oriented(layer: torch.nn.Module) -> Tensor:
+    """The weight of a target layer as (d_out, d_in); a view, so that in-place changes reach the layer."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.data.T if isinstance(layer, Conv1D) else weight.data

@@ -1,0 +1,1 @@
+"""The server: HTTP, jobs, versions, generation, metrics."""

@@ -1,0 +1,1 @@
+"""HTTP routes: thin; they raise and never format errors."""
