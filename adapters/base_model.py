@@ -6,10 +6,10 @@ quantised weights."""
 import copy
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -75,7 +75,7 @@ def load_base_model(source: str, device: str = "cpu", dtype: str = "float32") ->
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise ModelNotLoadable(f"cannot load a causal LM from {source!r}: {error}") from error
     model.to(torch.device(device))  # type: ignore[arg-type]
     model.eval()  # type: ignore[no-untyped-call]
@@ -107,18 +107,14 @@ def pad_rows(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[
 
 
 def _digest(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Digest of content, not of files: the same model saved twice has the same name."""
+    """Digest of content, not of files: the same model saved twice, or loaded in a dtype that holds it exactly, has the same name."""
     digest = hashlib.blake2b(digest_size=16)
     config: Any = model.config
-    settings = {k: str(v) for k, v in config.to_dict().items() if not k.startswith(("_", "transformers"))}
+    settings = {k: str(v) for k, v in config.to_dict().items() if not k.startswith(("_", "transformers", "dtype"))}
     digest.update(repr(sorted(settings.items())).encode())
     digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
     for name, tensor in model.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().contiguous().cpu().numpy().data)
     return digest.hexdigest()
 
-
-def cache_directory(root: Path, base: BaseModel) -> Path:
-    """Where what was measured on `base` is kept between starts."""
-    return root / base.digest

@@ -1,9 +1,9 @@
 """Versions on disk: immutable, content-addressed directories.
 
-    <root>/<digest>/manifest.json        parent digest, base model digest, documents, drift, and the SHA-256 of every
-    other file <root>/<digest>/delta.safetensors    left:<layer> (d_out, r), right:<layer> (d_in, r), float32
-    <root>/<digest>/memories.json        what rehearsal keeps of the documents' lessons <root>/.writing-<random>/
-    a version being written
+    <root>/<digest>/manifest.json        parent digest, base model digest, documents, drift, SHA-256 of every other file
+    <root>/<digest>/delta.safetensors    left:<layer> (d_out, r), right:<layer> (d_in, r), float32
+    <root>/<digest>/memories.json        what rehearsal keeps of the documents' lessons
+    <root>/.writing-<random>/            a version being written
 
 <digest> is the SHA-256 of manifest.json, so a name vouches for every byte below it and, through `parent`, for the
 whole chain back to the base. A crash at any moment leaves either no directory of that name or a whole one: files are
@@ -134,8 +134,8 @@ class VersionStore:
             raise CorruptCheckpoint(f"version {digest} was made for base model {manifest['base']}, not for {base}")
         directory = self.root / digest
         for name, expected in manifest["files"].items():
-            if hashlib.sha256((directory / name).read_bytes()).hexdigest() != expected:
-                raise CorruptCheckpoint(f"{name} of version {digest} is not what was written")
+            if not (directory / name).is_file() or hashlib.sha256((directory / name).read_bytes()).hexdigest() != expected:
+                raise CorruptCheckpoint(f"{name} of version {digest} is missing or not what was written")
         try:
             tensors = load_file(directory / "delta.safetensors")
         except SafetensorError as error:

@@ -95,8 +95,8 @@ class FoldConfig:
     """kappa: most predicted KL, in nats per token of preserved text, that one iteration may spend."""
     target_nll: float = 0.5
     """Stop once the weighted mean NLL is below this."""
-    required_nll: float = 0.7
-    """A required token counts as learned below this NLL: it is then the likeliest."""
+    required_nll: float = 0.69
+    """A required token counts as learned below this NLL: up to log 2 it is then the likeliest."""
     backtracks: int = 4
     """Most halvings of a step that did not lower the loss enough."""
     keep: float = 1e-3

@@ -45,7 +45,7 @@ class Delta:
         """Frobenius norm of the change of each layer."""
         return {
             name: float(((left.T @ left) * (right.T @ right)).sum().clamp(min=0).sqrt())
-            for name, (left, right) in self.factors.items()
+            for name, (left, right) in ((n, (u.double(), v.double())) for n, (u, v) in self.factors.items())
         }
 
     def truncate(self, keep: float) -> "Delta":
@@ -55,7 +55,7 @@ class Delta:
             ql, rl = torch.linalg.qr(left)
             qr, rr = torch.linalg.qr(right)
             u, s, vt = torch.linalg.svd(rl @ rr.T, full_matrices=False)
-            kept = s > keep * s[0]
+            kept = s > keep * s[:1]  # of a change of rank 0 there is no first
             out[name] = (ql @ u[:, kept] * s[kept], qr @ vt[kept].T)
         return Delta(out)
 
@@ -100,7 +100,7 @@ class DeltaSum:
 
     def _accumulate(self, delta: Delta, sign: float) -> None:
         for layer in delta.factors:
-            change = sign * delta.dense(layer)
+            change = sign * delta.dense(layer).to(self._base[layer].device)
             total = change + self.totals[layer] if layer in self.totals else change
             assert float(total.abs().max()) < LIMIT, "a weight change left the range in which sums are exact"
             self.totals[layer] = total

@@ -97,6 +97,8 @@ def fold(workspace: Workspace, lesson: Lesson, curvature: DampedCurvature, confi
             loss = at.loss.item()
             step = min(loss / -slope, math.sqrt(2 * config.kl_budget / max(bend, 1e-20)))
             at, step = _advance(workspace, lesson, at.weights, direction, step, loss, config)
+            if step == 0:
+                break
             predicted, actual = predicted + step * slope, actual + at.loss.item() - loss
             parts.append(Delta({n: (left * step, right) for n, (left, right) in direction.factors.items()}))
     delta = join(parts)
@@ -113,7 +115,7 @@ def _advance(
     before: float,
     config: FoldConfig,
 ) -> tuple[_Position, float]:
-    """Step along `direction`, halving until the loss is low enough. Returns where that led, and the step taken."""
+    """Step along `direction`, halving until the loss is low enough. Returns where that led, and the step: 0 if none helps."""
     workspace.step(direction, step)
     at = _Position(workspace, lesson, weights, config)
     for _ in range(config.backtracks):
@@ -122,6 +124,9 @@ def _advance(
         workspace.step(direction, -step / 2)
         step = step / 2
         at = _Position(workspace, lesson, weights, config)
+    if not at.loss.item() < before:
+        workspace.step(direction, -step)
+        return _Position(workspace, lesson, weights, config), 0.0
     return at, step
 
 

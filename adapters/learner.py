@@ -19,7 +19,7 @@ from adapters.fold import FoldReport, Lesson, fold
 from adapters.importance import TokenScorer, features, weigh
 from adapters.reflection import Memory, memorise, recall, rehearse
 from adapters.views import View, ViewTemplate, answered, borne_out, prompt_ids, write_views
-from adapters.windows import OVERLAP, windows
+from adapters.windows import Window, windows
 from adapters.workspace import Workspace
 
 KEEP_SINGULAR = 1e-2
@@ -50,9 +50,11 @@ class LearnReport:
 
 @dataclass(frozen=True)
 class Learned:
-    """The result of learning one document: nothing is changed until the caller adds `delta` to its sum."""
+    """The result of learning one document."""
 
     delta: Delta
+    total: DeltaSum
+    """What the version was before, and the delta."""
     memories: tuple[Memory, ...]
     weights: tuple[TokenWeight, ...]
     """The document's tokens, as text, with their weights."""
@@ -80,7 +82,7 @@ class Learner:
         """Token texts and weights of a document at the base weights. What two windows share is taken from the later one."""
         self.workspace.install(self.workspace.base_weights)
         pieces = windows(self.workspace.base, document, self.window)
-        return self._merge([self._weigh_rows([self.workspace.base.encode(piece)])[1] for piece in pieces])
+        return _merge(pieces, [self._weigh_rows([self.workspace.base.encode(piece.text)])[1] for piece in pieces])
 
     def learn(
         self,
@@ -100,13 +102,15 @@ class Learner:
         clock, candidate = _Clock(), current.copy()
         recalled = recall(memories, self.config.reflection.recalled, turn)
         pieces = windows(self.workspace.base, document, self.window)
-        parts = [self._learn_window(piece, candidate, recalled, turn, clock) for piece in pieces]
+        parts = [self._learn_window(piece.text, candidate, recalled, turn, clock) for piece in pieces]
         folded = [part for part in parts if part.report is not None]
         new = tuple(memory for part in folded for memory in part.memories)
+        delta, result = join(part.delta for part in folded), current.copy()
+        result.add(delta)
         drift, rejection = None, None
         if folded:
             with clock.stage("guard"):
-                self.workspace.install(candidate.weights())
+                self.workspace.install(result.weights())
                 drift = self.guard.measure(new, recalled, turn)
                 rejection = self.guard.verdict(before, drift)
         report = LearnReport(
@@ -119,10 +123,10 @@ class Learner:
             rejection=rejection,
             seconds=clock.seconds,
         )
-        weights = self._merge([part.weights for part in parts])
+        weights = _merge(pieces, [part.weights for part in parts])
         if rejection is not None:
-            return Learned(Delta.zero(), (), weights, report)
-        return Learned(join(part.delta for part in folded), new, weights, report)
+            return Learned(Delta.zero(), current, (), weights, report)
+        return Learned(delta, result, new, weights, report)
 
     def _learn_window(self, piece: str, candidate: DeltaSum, recalled: Sequence[Memory], turn: int, clock: "_Clock") -> "_Part":
         """Learn one window and add its delta to `candidate`."""
@@ -177,17 +181,17 @@ class Learner:
             required[row, start - 1 : length - 1] = True
         return Lesson(batch, weights, required)
 
-    def _merge(self, pieces: Sequence[tuple[TokenWeight, ...]]) -> tuple[TokenWeight, ...]:
-        """Token weights of all windows, each token once."""
-        tokens: list[TokenWeight] = []
-        for index, piece in enumerate(pieces):
-            if index:
-                del tokens[-(self.window // OVERLAP) :]
-            tokens += piece
-        return tuple(tokens)
-
     def _as_text(self, view: View) -> str:
         return f"{self.template.view_prefix} {view.question}{self.template.view_answer} {view.answer}"
+
+
+def _merge(pieces: Sequence[Window], weights: Sequence[tuple[TokenWeight, ...]]) -> tuple[TokenWeight, ...]:
+    """Token weights of all windows, each token once."""
+    tokens: list[TokenWeight] = []
+    for piece, found in zip(pieces, weights, strict=True):
+        del tokens[len(tokens) - piece.shared :]
+        tokens += found
+    return tuple(tokens)
 
 
 @dataclass(frozen=True)

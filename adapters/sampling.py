@@ -18,11 +18,13 @@ def continue_rows(
     max_new_tokens: int,
     temperatures: list[float],
     stop_ids: Collection[int] = (),
+    generator: torch.Generator | None = None,
 ) -> list[list[int]]:
     """Return the new ids of each row, without the stop id that ended it.
 
     temperatures: one per row; 0 is greedy.
     stop_ids: a row ends at any of these.
+    generator: what sampled rows draw from; the global one, which a server shares with its requests, if None.
     """
     base, device = workspace.base, workspace.base.device
     longest = max(map(len, rows))
@@ -39,7 +41,7 @@ def continue_rows(
         out = workspace.model(
             ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
         )
-        cache, token = out.past_key_values, _choose(out.logits[:, -1].float(), heat)
+        cache, token = out.past_key_values, _choose(out.logits[:, -1].float(), heat, generator)
         live = live & ~torch.isin(token, stops)
         if not bool(live.any()):
             break
@@ -50,10 +52,10 @@ def continue_rows(
     return [[i for i in row if i >= 0] for row in columns]
 
 
-def _choose(logits: Tensor, heat: Tensor) -> Tensor:
+def _choose(logits: Tensor, heat: Tensor, generator: torch.Generator | None) -> Tensor:
     """Next ids (B,) from logits (B, V): the largest where heat is 0, else sampled."""
     greedy = logits.argmax(-1)
     if not bool((heat > 0).any()):
         return greedy
     probabilities = (logits / heat.clamp(min=1e-3)[:, None]).softmax(-1)
-    return torch.where(heat > 0, torch.multinomial(probabilities, 1)[:, 0], greedy)
+    return torch.where(heat > 0, torch.multinomial(probabilities, 1, generator=generator)[:, 0], greedy)

@@ -65,12 +65,13 @@ def central_difference(workspace: Workspace, text: list[int], direction: Delta) 
     weights = math.sqrt(sum(float(w.float().pow(2).sum()) for w in workspace.base_weights.values()))
     size = math.sqrt(sum(norm**2 for norm in direction.norms().values()))
     step = RELATIVE_STEP * weights / max(size, 1e-30)
+    installed = workspace.weights()
     with frozen_stem(workspace.model, workspace.targets):
         workspace.step(direction, step)
         up = workspace.nll(batch)
         workspace.step(direction, -2 * step)
         down = workspace.nll(batch)
-        workspace.step(direction, step)
+    workspace.install(installed)  # stepping back would leave rounding behind
     return (up - down) / (2 * step)
 
 

@@ -39,7 +39,7 @@ class ViewTemplate:
     def __post_init__(self) -> None:
         if "{document}" not in self.view_prompt:
             raise InvalidTemplate("a view prompt must contain {document}")
-        if not self.view_prefix or not self.view_answer or not self.view_stop:
+        if not self.view_prefix or not self.view_answer or not self.view_stop or not all(self.view_stop):
             raise InvalidTemplate("view_prefix, view_answer and view_stop must not be empty")
 
     @staticmethod
@@ -56,7 +56,11 @@ class ViewTemplate:
         known = {f.name for f in fields(ViewTemplate)}
         if not isinstance(values, dict) or set(values) - known or "view_prompt" not in values:
             raise InvalidTemplate(f"a view template is an object with view_prompt and of {sorted(known)}")
-        return ViewTemplate(**values | {"view_stop": tuple(values.get("view_stop", ViewTemplate.view_stop))})
+        stops = values.pop("view_stop", list(ViewTemplate.view_stop))
+        texts = [value for key, value in values.items() if key != "chat"]
+        if not isinstance(stops, list) or not all(isinstance(t, str) for t in texts + stops):
+            raise InvalidTemplate("every key of a view template is a text, but view_stop, a list of texts, and chat")
+        return ViewTemplate(**values, view_stop=tuple(stops))
 
 
 FEW_SHOT = ViewTemplate(
@@ -84,7 +88,7 @@ def template_for(base: BaseModel, override: str | None = None) -> ViewTemplate:
         return ViewTemplate.from_json(override)
     beside = Path(base.source) / "infold.json"
     if beside.is_file():
-        return ViewTemplate.from_json(beside.read_text())
+        return ViewTemplate.from_json(beside.read_text("utf-8"))
     return CHAT if base.tokenizer.chat_template else FEW_SHOT
 
 
@@ -109,8 +113,7 @@ class View:
         """Ids of the answer as it follows the question."""
         text = self.answer if template.chat else f" {self.answer}"
         ids = list(base.tokenizer.encode(text, add_special_tokens=False))
-        ends = sorted(base.stop_ids)[:1] if template.chat else []
-        return ids + ends
+        return ids + (_end_of_turn(base) if template.chat else [])
 
     def ids(self, base: BaseModel, template: ViewTemplate) -> list[int]:
         """The view as a text to learn."""
@@ -122,6 +125,13 @@ def chat_ids(base: BaseModel, message: str) -> list[int]:
     messages = [{"role": "user", "content": message}]
     encoded: Any = base.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
     return list(encoded["input_ids"])
+
+
+def _end_of_turn(base: BaseModel) -> list[int]:
+    """The id with which the chat template ends the assistant's turn, which need not be the one that ends a text."""
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    encoded: Any = base.tokenizer.apply_chat_template(messages, return_dict=True)
+    return [i for i in encoded["input_ids"] if i in base.stop_ids][-1:]
 
 
 def prompt_ids(base: BaseModel, template: ViewTemplate, document: str) -> list[int]:
@@ -153,15 +163,9 @@ def write_views(workspace: Workspace, template: ViewTemplate, document: str, con
     base = workspace.base
     prompt = prompt_ids(base, template, document)
     ends = base.stop_ids | set(base.start)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        rows = continue_rows(
-            workspace,
-            [prompt] * config.count,
-            config.max_new_tokens,
-            [0.0] + [config.temperature] * (config.count - 1),
-            ends,
-        )
+    temperatures = [0.0] + [config.temperature] * (config.count - 1)
+    generator = torch.Generator(base.device).manual_seed(seed)
+    rows = continue_rows(workspace, [prompt] * config.count, config.max_new_tokens, temperatures, ends, generator)
     finished = [len(row) < config.max_new_tokens for row in rows]
     views = [v for row, end in zip(rows, finished, strict=True) for v in parse_views(template, base.decode(row), end)]
     return list(dict.fromkeys(views))

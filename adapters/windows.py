@@ -3,6 +3,9 @@
 Covered: cutting at token boundaries, by character offsets, so that no character is lost. Not covered: joining views
 of several windows."""
 
+from bisect import bisect_right
+from dataclasses import dataclass
+
 from adapters.base_model import BaseModel
 from adapters.errors import EmptyDocument
 
@@ -10,18 +13,44 @@ OVERLAP = 4
 """Consecutive windows share one part in `OVERLAP` of their tokens, so that a sentence on a border stands whole in one of them."""
 
 
-def windows(base: BaseModel, document: str, size: int) -> list[str]:
+@dataclass(frozen=True)
+class Window:
+    """One piece of a document."""
+
+    text: str
+    shared: int
+    """How many of its tokens, from the first, the window before it has too."""
+
+
+def windows(base: BaseModel, document: str, size: int) -> list[Window]:
     """Pieces of `document` of at most `size` tokens each, in order, overlapping; the document itself if it fits.
 
+    A character that takes more than `size` tokens stays whole.
+
     Raises:
-        EmptyDocument: nothing but white space.
+        EmptyDocument: nothing but white space, or no token that follows another.
     """
     if not document.strip():
         raise EmptyDocument("the document is empty")
     encoded = base.tokenizer(document, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     offsets = encoded["offset_mapping"]
-    if len(offsets) <= size:
-        return [document]
-    stride = max(1, size - size // OVERLAP)
-    starts = range(0, len(offsets) - size // OVERLAP, stride)
-    return [document[offsets[a][0] : offsets[min(a + size, len(offsets)) - 1][1]] for a in starts]
+    total = len(offsets)
+    if len(base.start) + total < 2:
+        raise EmptyDocument("the document has no token that follows another")
+    if total <= size:
+        return [Window(document, 0)]
+    at = [0, *(end for _, end in offsets[:-1]), len(document)]
+    # A character may take several tokens: cut only between characters.
+    cuts = [0, *(i for i in range(1, total) if offsets[i][0] >= offsets[i - 1][1]), total]
+
+    def cut(limit: int, beyond: int) -> int:
+        return cuts[max(bisect_right(cuts, limit) - 1, bisect_right(cuts, beyond))]
+
+    found: list[Window] = []
+    first = last = 0
+    while last < total:
+        shared = last - first
+        last = cut(first + size, first)
+        found.append(Window(document[at[first] : at[last]], shared))
+        first = cut(last - size // OVERLAP, first)
+    return found

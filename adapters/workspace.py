@@ -1,7 +1,10 @@
 """The learner's own view of the model: install target weights, step them, run it over a batch.
 
 Orientation is settled here: everywhere else a target weight is (d_out, d_in), also where the layer is GPT-2's
-transposed Conv1D."""
+transposed Conv1D.
+
+Covered: weights in and out, forward passes, losses. Not covered: writing text (`sampling.py`), gradients (`capture.py`).
+The base model must not serve versions yet: `VersionTable` wraps its target layers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,6 +53,10 @@ class Workspace:
         """Work from these target weights (d_out, d_in), which are copied."""
         for name, layer in self._layers.items():
             _oriented(layer).copy_(weights[name])
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of the target weights installed (d_out, d_in)."""
+        return {name: _oriented(layer).clone() for name, layer in self._layers.items()}
 
     def step(self, delta: Delta, scale: float) -> None:
         """Add `scale` * `delta` to the target weights, in the model's dtype."""

@@ -1,0 +1,111 @@
+"""Everything that can go wrong in the server, as one tree, and the one table from error to HTTP status.
+
+Routes and services raise; nothing formats an error but `error_body`. The body is `{"error": {"message", "type", "param", "code"}}`.
+"""
+
+from typing import Any
+
+from adapters.errors import AdapterError, EmptyDocument
+
+
+class ServiceError(Exception):
+    """Root of all errors of `service`. `param` names the field at fault, `retry_after` the seconds to wait."""
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.param, self.retry_after = param, retry_after
+
+
+class InvalidSettings(ServiceError):
+    """A setting is out of range or unknown."""
+
+
+class InvalidRequest(ServiceError):
+    """A field of the request cannot be used."""
+
+
+class UnknownNamespace(ServiceError):
+    """No such namespace is served."""
+
+
+class UnknownVersion(ServiceError):
+    """No such version in the namespace."""
+
+
+class UnknownJob(ServiceError):
+    """No such job."""
+
+
+class UnknownDocument(ServiceError):
+    """No such document in the namespace."""
+
+
+class NotCancellable(ServiceError):
+    """The job has started or ended."""
+
+
+class KeyReused(ServiceError):
+    """An Idempotency-Key came again with another body."""
+
+
+class AliasMoved(ServiceError):
+    """The alias does not point to the version that the caller expected."""
+
+
+class TooLarge(ServiceError):
+    """A body or document is over its limit."""
+
+
+class QueueFull(ServiceError):
+    """Too much is waiting already."""
+
+
+class NotReady(ServiceError):
+    """The model is still being loaded or measured."""
+
+
+class StoreUnavailable(ServiceError):
+    """Redis does not answer."""
+
+
+class DataDirectoryBusy(ServiceError):
+    """Another server uses the data directory."""
+
+
+STATUS: dict[type[Exception], int] = {
+    InvalidRequest: 400,
+    EmptyDocument: 400,
+    AdapterError: 400,
+    UnknownNamespace: 404,
+    UnknownVersion: 404,
+    UnknownJob: 404,
+    UnknownDocument: 404,
+    NotCancellable: 409,
+    KeyReused: 409,
+    AliasMoved: 412,
+    TooLarge: 413,
+    QueueFull: 429,
+    NotReady: 503,
+    StoreUnavailable: 503,
+}
+"""Looked up along the error's bases; anything else is a 500."""
+
+_TYPES = {400: "invalid_request_error", 404: "not_found_error", 409: "conflict_error", 412: "precondition_failed"}
+_TYPES |= {413: "invalid_request_error", 429: "rate_limit_error", 500: "internal_error", 503: "unavailable_error"}
+
+
+def status_of(error: Exception) -> int:
+    """HTTP status of an error."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def error_body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """The body that every error is answered with."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "internal_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def code_of(error: Exception) -> str:
+    """Stable machine-readable name: QueueFull -> queue_full."""
+    name = type(error).__name__
+    return "".join("_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))

@@ -1,0 +1,73 @@
+"""The Redis schema: every key that infold uses, and what a crash does to it.
+
+    infold:{ns}:jobs                  stream   one entry {job} per job that is queued or running; group `learners`
+    infold:{ns}:dead                  stream   {job, error} of jobs that were given up
+    infold:{ns}:documents             zset     document ids by time of acceptance
+    infold:{ns}:document:{id}         hash     text, sha256, metadata, job, accepted_at; when learned: version, tokens, learned_at
+    infold:{ns}:versions              hash     v<N> -> JSON {name, digest, parent, documents, job_id, created, drift, bytes}
+    infold:{ns}:version_count         string   the last N given
+    infold:{ns}:alias                 string   the version that requests get by default; absent: v0
+    infold:{ns}:idempotency:{key}     string   JSON {body, jobs}; a day
+    infold:job:{id}                   hash     job_id, namespace, document_id, status, attempts, version, report, error, timestamps
+    infold:job:{id}:events            stream   {status, stage}: what /learn/{id}/events and `wait` follow; an hour after the end
+
+Every change that spans keys is one Lua script, so a crash leaves all of it or nothing.
+ - Crash before a job is accepted: nothing is there. After: it is in the stream.
+ - Crash while learning: the entry is still pending; the next start claims it and learns it from the beginning. A version
+   directory that was written but not published is not in `versions` and is never served.
+ - Publishing registers the version, moves the alias and ends the job in one script; a redelivered job that has ended is
+   only acknowledged. So a document is applied once, wherever the process dies.
+Commands of Redis 6.2 only.
+"""
+
+GROUP = "learners"
+
+
+def jobs(namespace: str) -> str:
+    """Stream of waiting and running jobs."""
+    return f"infold:{namespace}:jobs"
+
+
+def dead(namespace: str) -> str:
+    """Stream of jobs given up."""
+    return f"infold:{namespace}:dead"
+
+
+def documents(namespace: str) -> str:
+    """Ids of documents by time."""
+    return f"infold:{namespace}:documents"
+
+
+def document(namespace: str, document_id: str) -> str:
+    """One document."""
+    return f"infold:{namespace}:document:{document_id}"
+
+
+def versions(namespace: str) -> str:
+    """Version records by name."""
+    return f"infold:{namespace}:versions"
+
+
+def version_count(namespace: str) -> str:
+    """Counter behind version names."""
+    return f"infold:{namespace}:version_count"
+
+
+def alias(namespace: str) -> str:
+    """The version served by default."""
+    return f"infold:{namespace}:alias"
+
+
+def idempotency(namespace: str, key: str) -> str:
+    """What an Idempotency-Key was answered."""
+    return f"infold:{namespace}:idempotency:{key}"
+
+
+def job(job_id: str) -> str:
+    """One job."""
+    return f"infold:job:{job_id}"
+
+
+def events(job_id: str) -> str:
+    """What happened to a job."""
+    return f"infold:job:{job_id}:events"

@@ -1,0 +1,46 @@
+"""The base model that the settings name: device, dtype, threads and view template resolved."""
+
+from pathlib import Path
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from adapters.base_model import BaseModel, load_base_model
+from adapters.demo import MODEL_PATH
+from adapters.views import ViewTemplate, template_for
+from service.errors import InvalidSettings
+from service.settings import Settings
+
+SMALL_MODEL = 100_000_000
+"""Parameters below which a second thread costs more than it gives."""
+
+
+def load_model(settings: Settings) -> BaseModel:
+    """Load it. Raises ModelNotLoadable."""
+    disable_progress_bar()
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    base = load_base_model(settings.model or str(MODEL_PATH), device, dtype)
+    size = sum(p.numel() for p in base.model.parameters())
+    if settings.threads or size < SMALL_MODEL:
+        torch.set_num_threads(settings.threads or 1)
+    return base
+
+
+def load_template(settings: Settings, base: BaseModel) -> ViewTemplate:
+    """How this model is asked for views.
+
+    Raises:
+        InvalidTemplate: not a template.
+        InvalidSettings: neither JSON nor a file.
+    """
+    given = settings.view_prompt
+    if given is not None and not given.lstrip().startswith("{"):
+        if not Path(given).is_file():
+            raise InvalidSettings(f"view_prompt is neither JSON nor a file: {given}")
+        given = Path(given).read_text()
+    return template_for(base, given)

@@ -1,0 +1,305 @@
+"""Jobs on Redis Streams: accept, claim, follow, end. The keys are in `keys.py`.
+
+Covered: one transaction per step, idempotence, bounds, redelivery, dead letters.
+Not covered: versions (`ledger.py`), what a job does (`worker.py`).
+"""
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from service import keys
+from service.connection import Client
+from service.errors import KeyReused, NotCancellable, QueueFull, UnknownJob
+
+FINAL = frozenset({"succeeded", "rejected", "failed", "cancelled"})
+_DAY, _HOUR = 86_400, 3_600
+_EVENTS_KEPT = 256
+
+
+@dataclass(frozen=True)
+class NewDocument:
+    """What a client asks to be learned."""
+
+    document_id: str
+    text: str
+    sha256: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as Redis holds it."""
+
+    job_id: str
+    namespace: str
+    document_id: str
+    status: str
+    accepted_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    attempts: int = 0
+    version: str | None = None
+    report: dict[str, Any] | None = None
+    error: str | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing will happen to it any more."""
+        return self.status in FINAL
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that this worker holds."""
+
+    job: Job
+    entry: str
+    """Id of the stream entry, to acknowledge."""
+
+
+_ACCEPT = """
+local jobs, documents, idempotency = KEYS[1], KEYS[2], KEYS[3]
+local prefix, now, limit, body = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local wanted = cjson.decode(ARGV[5])
+if idempotency ~= '' then
+  local before = redis.call('GET', idempotency)
+  if before then
+    before = cjson.decode(before)
+    if before.body ~= body then return {'reused'} end
+    return {'ok', cjson.encode(before.jobs)}
+  end
+end
+local answer, fresh, planned = {}, {}, {}
+for _, d in ipairs(wanted) do
+  local key = prefix .. d.document_id
+  local known = redis.call('HMGET', key, 'sha256', 'job')
+  local status = known[2] and redis.call('HGET', 'infold:job:' .. known[2], 'status')
+  if planned[d.document_id] and planned[d.document_id].sha256 == d.sha256 then
+    table.insert(answer, planned[d.document_id].job_id)
+  elseif known[1] == d.sha256 and status and status ~= 'failed' and status ~= 'cancelled' then
+    table.insert(answer, known[2])
+  else
+    planned[d.document_id] = d
+    table.insert(fresh, d)
+    table.insert(answer, d.job_id)
+  end
+end
+local depth = redis.call('XLEN', jobs)
+if #fresh > 0 and depth + #fresh > limit then return {'full', depth} end
+for _, d in ipairs(fresh) do
+  redis.call('HSET', prefix .. d.document_id, 'text', d.text, 'sha256', d.sha256, 'metadata', d.metadata,
+    'job', d.job_id, 'accepted_at', now)
+  redis.call('ZADD', documents, now, d.document_id)
+  redis.call('HSET', 'infold:job:' .. d.job_id, 'job_id', d.job_id, 'namespace', ARGV[6], 'document_id', d.document_id,
+    'status', 'queued', 'accepted_at', now, 'attempts', 0)
+  redis.call('XADD', 'infold:job:' .. d.job_id .. ':events', '*', 'status', 'queued')
+  redis.call('XADD', jobs, '*', 'job', d.job_id)
+end
+if idempotency ~= '' then
+  redis.call('SET', idempotency, cjson.encode({body = body, jobs = answer}), 'EX', ARGV[7])
+end
+return {'ok', cjson.encode(answer)}
+"""
+
+_START = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if status == 'queued' or status == 'running' then
+  redis.call('HINCRBY', KEYS[1], 'attempts', 1)
+  redis.call('HSET', KEYS[1], 'status', 'running', 'started_at', ARGV[1])
+  redis.call('XADD', KEYS[2], '*', 'status', 'running')
+end
+return redis.call('HGETALL', KEYS[1])
+"""
+
+_END = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if status ~= 'queued' and status ~= 'running' then return status end
+if ARGV[1] == 'cancelled' and status ~= 'queued' then return status end
+redis.call('HSET', KEYS[1], 'status', ARGV[1], 'finished_at', ARGV[2], unpack(ARGV, 4))
+redis.call('XADD', KEYS[2], '*', 'status', ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+return ARGV[1]
+"""
+
+
+class JobQueue:
+    """Jobs of all namespaces."""
+
+    def __init__(self, redis: Client, max_depth: int) -> None:
+        self._redis, self._max_depth = redis, max_depth
+        self._accept = redis.register_script(_ACCEPT)
+        self._start = redis.register_script(_START)
+        self._end = redis.register_script(_END)
+
+    async def prepare(self, namespaces: Sequence[str]) -> None:
+        """Create the consumer groups that are missing."""
+        for namespace in namespaces:
+            try:
+                await self._redis.xgroup_create(keys.jobs(namespace), keys.GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def accept(self, namespace: str, wanted: Sequence[NewDocument], idempotency: tuple[str, str] | None = None) -> list[Job]:
+        """Queue documents, all or none. The same id with the same text again gives the same job.
+
+        idempotency: a client's key and a digest of the body that it came with.
+
+        Raises:
+            QueueFull: more would wait than may.
+            KeyReused: the key came with another body before.
+        """
+        now = time.time()
+        listed = [
+            {
+                "document_id": d.document_id,
+                "text": d.text,
+                "sha256": d.sha256,
+                "metadata": json.dumps(d.metadata),
+                "job_id": _new_id(),
+            }
+            for d in wanted
+        ]
+        key, body = idempotency or ("", "")
+        answer = await self._accept(
+            keys=[keys.jobs(namespace), keys.documents(namespace), keys.idempotency(namespace, key) if key else ""],
+            args=[keys.document(namespace, ""), now, self._max_depth, body, json.dumps(listed), namespace, _DAY],
+        )
+        if answer[0] == "full":
+            raise QueueFull(f"{answer[1]} jobs are waiting in namespace {namespace!r}; try again later", retry_after=5)
+        if answer[0] == "reused":
+            raise KeyReused("this Idempotency-Key was used with another body")
+        return [await self.read(job_id) for job_id in json.loads(answer[1])]
+
+    async def read(self, job_id: str) -> Job:
+        """One job.
+
+        Raises:
+            UnknownJob: there is none.
+        """
+        fields = await self._redis.hgetall(keys.job(job_id))
+        if not fields:
+            raise UnknownJob(f"there is no job {job_id!r}", param="job_id")
+        return _job(fields)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job that has not started.
+
+        Raises:
+            NotCancellable: it has.
+        """
+        job = await self.read(job_id)
+        status = await self.end(job, "cancelled")
+        if status != "cancelled":
+            raise NotCancellable(f"job {job_id!r} is {status}")
+        return await self.read(job_id)
+
+    async def depth(self, namespace: str) -> int:
+        """Jobs queued or running."""
+        return int(await self._redis.xlen(keys.jobs(namespace)))
+
+    async def oldest_age(self, namespace: str) -> float:
+        """Seconds since the oldest job still there was accepted; 0 if there is none."""
+        entries = await self._redis.xrange(keys.jobs(namespace), count=1)
+        return max(0.0, time.time() - int(entries[0][0].split("-")[0]) / 1000) if entries else 0.0
+
+    async def dead_letters(self, namespace: str) -> int:
+        """Jobs given up."""
+        return int(await self._redis.xlen(keys.dead(namespace)))
+
+    async def follow(
+        self, job_id: str, after: str = "0", block_seconds: float = 15.0
+    ) -> AsyncIterator[tuple[str, dict[str, str]] | None]:
+        """Events of a job as they happen, with their ids, up to the final one; None after each silence of `block_seconds`."""
+        while True:
+            answer = await self._redis.xread({keys.events(job_id): after}, block=max(1, int(block_seconds * 1000)))
+            if not answer:
+                if (await self.read(job_id)).final and not await self._redis.exists(keys.events(job_id)):
+                    return
+                yield None
+                continue
+            for entry, fields in answer[0][1]:
+                after = entry
+                yield entry, fields
+                if fields.get("status") in FINAL:
+                    return
+
+    async def note(self, job: Job, stage: str) -> None:
+        """Tell followers which stage a job is in."""
+        fields: Any = {"status": "running", "stage": stage}
+        await self._redis.xadd(keys.events(job.job_id), fields, maxlen=_EVENTS_KEPT)
+
+    async def claim(self, namespaces: Sequence[str], consumer: str, pending: bool, block_seconds: float = 1.0) -> Claim | None:
+        """The next job: one that this consumer already holds (`pending`, after a restart), or a new one; None if there is none.
+
+        A job that has ended meanwhile is acknowledged, not returned.
+        """
+        start = "0" if pending else ">"
+        answer = await self._redis.xreadgroup(
+            keys.GROUP,
+            consumer,
+            {keys.jobs(n): start for n in namespaces},
+            count=1,
+            block=None if pending else int(block_seconds * 1000),
+        )
+        for stream, entries in answer or []:
+            for entry, fields in entries:
+                job_id = fields["job"]
+                started = await self._start(keys=[keys.job(job_id), keys.events(job_id)], args=[time.time()])
+                job = _job(dict(zip(started[::2], started[1::2], strict=True)))
+                claim = Claim(job, entry)
+                if not job.final:
+                    return claim
+                assert stream == keys.jobs(job.namespace)
+                await self.acknowledge(claim)
+        return None
+
+    async def end(self, job: Job, status: str, **fields: str) -> str:
+        """Move a job to a final status unless it has one. Returns the status that it has now."""
+        assert status in FINAL
+        pairs = [part for pair in fields.items() for part in pair]
+        return str(await self._end(keys=[keys.job(job.job_id), keys.events(job.job_id)], args=[status, time.time(), _HOUR, *pairs]))
+
+    async def acknowledge(self, claim: Claim) -> None:
+        """Take a job out of the queue; only after its effect is durable."""
+        stream = keys.jobs(claim.job.namespace)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xack(stream, keys.GROUP, claim.entry)
+            pipe.xdel(stream, claim.entry)
+            await pipe.execute()
+
+    async def bury(self, claim: Claim, error: str) -> None:
+        """Give a job up: failed, with its error among the dead letters."""
+        await self.end(claim.job, "failed", error=error)
+        fields: Any = {"job": claim.job.job_id, "error": error}
+        await self._redis.xadd(keys.dead(claim.job.namespace), fields)
+        await self.acknowledge(claim)
+
+
+def _new_id() -> str:
+    return f"job-{uuid.uuid4().hex[:20]}"
+
+
+def _job(fields: dict[str, str]) -> Job:
+    def number(name: str) -> float | None:
+        return float(fields[name]) if fields.get(name) else None
+
+    return Job(
+        job_id=fields["job_id"],
+        namespace=fields["namespace"],
+        document_id=fields["document_id"],
+        status=fields["status"],
+        accepted_at=float(fields["accepted_at"]),
+        started_at=number("started_at"),
+        finished_at=number("finished_at"),
+        attempts=int(fields.get("attempts", 0)),
+        version=fields.get("version"),
+        report=json.loads(fields["report"]) if fields.get("report") else None,
+        error=fields.get("error") or None,
+    )

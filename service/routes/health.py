@@ -1,0 +1,49 @@
+"""Is it alive, is it ready, what does it measure."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from redis.exceptions import RedisError
+
+from service.routes.common import RuntimeOf
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def readyz(runtime: RuntimeOf) -> dict[str, Any]:
+    """The model is loaded; stays so while updates apply."""
+    if runtime.failure is not None:
+        return JSONResponse({"status": "failed", "reason": str(runtime.failure)}, 503)  # type: ignore[return-value]
+    base = runtime.base
+    scorer = {None: "pending", True: "trained", False: "none: surprise weights"}[runtime.scorer_trained]
+    return {"status": "ready", "model": base.source, "learning": runtime.scorer_trained is not None, "scorer": scorer}
+
+
+@router.get("/version")
+async def version(runtime: RuntimeOf) -> dict[str, Any]:
+    """Of the software, and of the base model."""
+    return {"version": "0.1.0", "model": runtime.base.source, "digest": runtime.base.digest}
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(runtime: RuntimeOf) -> Response:
+    """Prometheus exposition; queue gauges are read from Redis at this moment, and keep their last values while it is away."""
+    shown = runtime.metrics
+    try:
+        for namespace in runtime.settings.namespaces:
+            shown.queue_depth.labels(namespace).set(await runtime.queue.depth(namespace))
+            shown.queue_oldest_age.labels(namespace).set(await runtime.queue.oldest_age(namespace))
+            shown.dead_letters.labels(namespace).set(await runtime.queue.dead_letters(namespace))
+        shown.redis_up.set(1)
+    except RedisError:
+        shown.redis_up.set(0)
+    return Response(generate_latest(shown.registry), media_type=CONTENT_TYPE_LATEST)

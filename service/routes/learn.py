@@ -1,0 +1,112 @@
+"""POST documents, follow their jobs, see what would be learned."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from service.errors import InvalidRequest, TooLarge
+from service.queue import Job, NewDocument
+from service.routes.common import RuntimeOf
+from service.runtime import Runtime
+from service.schemas import DocumentIn, LearnIn, ScoreIn, job_out
+
+router = APIRouter()
+
+
+@router.post("/learn", status_code=202)
+async def learn(
+    runtime: RuntimeOf, body: LearnIn, response: Response, idempotency_key: Annotated[str | None, Header(max_length=256)] = None
+) -> dict[str, Any]:
+    """Accept documents; with `wait`, answer when they are live, or after so many seconds."""
+    documents = body.listed()
+    namespace = _namespace(body, documents)
+    runtime.ledger.check(namespace)
+    await asyncio.to_thread(_check_sizes, runtime, documents)
+    key = (
+        None
+        if idempotency_key is None
+        else (idempotency_key, hashlib.sha256(body.model_dump_json(exclude={"wait"}).encode()).hexdigest())
+    )
+    jobs = await runtime.queue.accept(namespace, [_new(d) for d in documents], key)
+    if body.wait:
+        jobs = await _wait(runtime, jobs, body.wait)
+        if all(job.final for job in jobs):
+            response.status_code = 200
+            return {"jobs": [job_out(job) for job in jobs]}
+    response.headers["Location"] = f"/learn/{jobs[0].job_id}"
+    return {"jobs": [{"job_id": j.job_id, "document_id": j.document_id, "status": j.status} for j in jobs]}
+
+
+@router.get("/learn/{job_id}")
+async def job(runtime: RuntimeOf, job_id: str) -> dict[str, Any]:
+    """A job and its report."""
+    return job_out(await runtime.queue.read(job_id))
+
+
+@router.post("/learn/{job_id}/cancel")
+async def cancel(runtime: RuntimeOf, job_id: str) -> dict[str, Any]:
+    """Cancel a job that has not started."""
+    return job_out(await runtime.queue.cancel(job_id))
+
+
+@router.get("/learn/{job_id}/events", response_class=EventSourceResponse)
+async def events(
+    runtime: RuntimeOf, job_id: str, last_event_id: Annotated[str, Header(pattern=r"^\d+(-\d+)?$")] = "0"
+) -> AsyncIterator[ServerSentEvent]:
+    """Status and stages as they happen; resumes after Last-Event-ID."""
+    await runtime.queue.read(job_id)
+    async for event in runtime.queue.follow(job_id, last_event_id):
+        yield ServerSentEvent(comment="waiting") if event is None else ServerSentEvent(data=event[1], event="job", id=event[0])
+
+
+@router.post("/score")
+async def score(runtime: RuntimeOf, body: ScoreIn) -> dict[str, Any]:
+    """What would be learned from a text: its tokens and their weights."""
+    await asyncio.to_thread(_check_sizes, runtime, [DocumentIn(text=body.text)])
+
+    def run() -> list[dict[str, Any]]:
+        with runtime.turns.learning():
+            return [{"text": text, "weight": weight} for text, weight in runtime.learner.score(body.text)]
+
+    return {"tokens": await asyncio.to_thread(run), "scorer": "trained" if runtime.scorer_trained else "surprise"}
+
+
+def _namespace(body: LearnIn, documents: list[DocumentIn]) -> str:
+    named = {d.namespace or body.namespace or "default" for d in documents}
+    if len(named) > 1:
+        raise InvalidRequest("all documents of one request must go to one namespace", param="namespace")
+    return named.pop()
+
+
+def _check_sizes(runtime: Runtime, documents: list[DocumentIn]) -> None:
+    limit = runtime.settings.max_document_tokens
+    for document in documents:
+        size = len(runtime.base.tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"])
+        if size > limit:
+            raise TooLarge(f"the document has {size} tokens; the limit is {limit}", param="text")
+
+
+def _new(document: DocumentIn) -> NewDocument:
+    sha256 = hashlib.sha256(document.text.encode()).hexdigest()
+    return NewDocument(document.id or f"doc-{sha256[:24]}", document.text, sha256, document.metadata)
+
+
+async def _wait(runtime: Runtime, jobs: list[Job], seconds: float) -> list[Job]:
+    """The jobs as they are once all have ended, or after `seconds`."""
+    deadline = time.monotonic() + seconds
+
+    async def until_final(job: Job) -> None:
+        while not job.final and time.monotonic() < deadline:
+            async for event in runtime.queue.follow(job.job_id, block_seconds=max(0.01, deadline - time.monotonic())):
+                if event is None:
+                    return
+
+            return
+
+    await asyncio.gather(*(until_final(job) for job in jobs))
+    return [await runtime.queue.read(job.job_id) for job in jobs]

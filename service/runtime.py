@@ -1,0 +1,169 @@
+"""The running server behind the routes: model, engine, ledger, queue, worker, and the order in which they start and stop.
+
+Covered: start-up, readiness, shutdown. Not covered: HTTP (`routes/`), the life of one job (`worker.py`).
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+
+import structlog
+from redis.exceptions import RedisError
+from torch import Tensor
+
+from adapters.base_model import BaseModel
+from adapters.checkpoint import VersionStore
+from adapters.learner import Learner
+from adapters.measured import curvature_of, find_scorer
+from adapters.targets import find_targets
+from adapters.versioned_linear import VersionTable
+from adapters.workspace import Workspace
+from service.connection import connect
+from service.engine import Engine
+from service.errors import NotReady
+from service.ledger import Ledger
+from service.metrics import Metrics
+from service.model import load_model, load_template
+from service.queue import JobQueue
+from service.residency import Residency
+from service.settings import Settings
+from service.turns import Turns
+from service.valkey import DataLock, EmbeddedValkey
+from service.worker import Worker
+
+log = structlog.get_logger()
+
+
+class Runtime:
+    """Everything that lives as long as the server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.turns = Turns()
+        self._lock = DataLock(settings.data_dir)
+        self._valkey = None if settings.redis_url else EmbeddedValkey(settings.data_dir)
+        self.store = VersionStore(settings.data_dir / "versions")
+        self.redis = connect(settings.redis_url or self._valkey.url)  # type: ignore[union-attr]
+        self.queue = JobQueue(self.redis, settings.max_queue)
+        self.ledger = Ledger(self.redis, settings.namespaces)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._model: tuple[BaseModel, Engine, Residency, Workspace] | None = None
+        self._learner: Learner | None = None
+        self.worker: Worker | None = None
+        self.failure: BaseException | None = None
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model. Raises NotReady while it is loaded."""
+        return self._loaded()[0]
+
+    @property
+    def engine(self) -> Engine:
+        """The engine. Raises NotReady while the model is loaded."""
+        return self._loaded()[1]
+
+    @property
+    def residency(self) -> Residency:
+        """Versions in memory. Raises NotReady while the model is loaded."""
+        return self._loaded()[2]
+
+    @property
+    def learner(self) -> Learner:
+        """The learner. Raises NotReady while the model is loaded or measured."""
+        if self._learner is None:
+            raise NotReady("the model's curvature is still being measured; try again soon", retry_after=5)
+        return self._learner
+
+    @property
+    def scorer_trained(self) -> bool | None:
+        """Whether weights come from a trained scorer; None: not known yet."""
+        return None if self._learner is None else self._learner.scorer is not None
+
+    async def start(self) -> None:
+        """Start Redis, then load the model in the background; requests are answered with NotReady until then."""
+        if self._valkey is not None:
+            await asyncio.to_thread(self._valkey.start)
+            self._tasks.append(asyncio.create_task(self._valkey.watch()))
+        await self.queue.prepare(self.settings.namespaces)
+        await self.ledger.load()
+        self.metrics.redis_up.set(1)
+        self._tasks.append(asyncio.create_task(self._bring_up()))
+
+    async def stop(self) -> None:
+        """Drain: end the running job and requests, then let go of everything."""
+        deadline = time.monotonic() + self.settings.drain_seconds
+        if self.worker is not None:
+            await self.worker.stop(self.settings.drain_seconds)
+        if self._model is not None:
+            await asyncio.to_thread(self.engine.stop, max(0.0, deadline - time.monotonic()))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(RedisError):
+            await self.redis.aclose()
+        if self._valkey is not None:
+            await asyncio.to_thread(self._valkey.stop)
+        self._lock.release()
+
+    def load_weights(self, digest: str) -> Mapping[str, Tensor]:
+        """Target weights of a version, from its chain on disk."""
+        base, _, _, workspace = self._loaded()
+        total, _ = self.store.rebuild(digest, base.digest, workspace.base_weights)
+        return total.weights()
+
+    async def _bring_up(self) -> None:
+        """Model, engine, live versions: ready. Then curvature and scorer: learning."""
+        try:
+            started = time.perf_counter()
+            await asyncio.to_thread(self._load_model)
+            for namespace in self.settings.namespaces:
+                record = self.ledger.resolve(namespace)
+                await asyncio.to_thread(self.residency.pin, namespace, record.digest)
+                self.metrics.show_version(namespace, record.name)
+            self.engine.start()
+            log.info("ready", model=self.base.source, digest=self.base.digest, seconds=round(time.perf_counter() - started, 2))
+            self._learner = await asyncio.to_thread(self._make_learner)
+            self.worker = Worker(
+                self.queue, self.ledger, self.store, self.residency, self._learner, self.turns, self.metrics, self.settings
+            )
+            await self.worker.run()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.failure = error
+            log.exception("the server cannot go on")
+            raise
+
+    def _load_model(self) -> None:
+        base = load_model(self.settings)
+        targets = find_targets(base.model, self.settings.learn.targets)
+        workspace = Workspace(base, targets, self.turns.pace)
+        table = VersionTable(base.model, targets)
+        residency = Residency(table, self.settings.resident_versions, self.load_weights, self.metrics.resident_versions.set)
+        engine = Engine(base, table, self.turns, self.metrics, self.settings.slots, self.settings.max_waiting)
+        self.store.clear_unfinished()
+        self._model = (base, engine, residency, workspace)
+
+    def _make_learner(self) -> Learner:
+        base, _, _, workspace = self._loaded()
+        with self.turns.learning():
+            curvature = curvature_of(workspace, self.settings.cache_dir, self.settings.learn.curvature, _log_progress)
+            scorer = find_scorer(base, self.settings.cache_dir)
+            if scorer is None:
+                log.warning(
+                    f"no scorer is trained for this model: tokens are weighted by surprise; run `infold train-scorer {base.source}`"
+                )
+            learner = Learner(workspace, curvature, scorer, load_template(self.settings, base), self.settings.learn)
+        log.info("learning", curvature_layers=len(curvature.inputs), scorer=scorer is not None)
+        return learner
+
+    def _loaded(self) -> tuple[BaseModel, Engine, Residency, Workspace]:
+        if self._model is None:
+            raise NotReady("the model is still being loaded; try again soon", retry_after=2)
+        return self._model
+
+
+def _log_progress(share: float) -> None:
+    log.info("measuring curvature", percent=round(100 * share))

@@ -1,0 +1,165 @@
+"""Request and response bodies of the HTTP interface."""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from service.ledger import VersionRecord
+from service.queue import Job
+
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
+_MOST_METADATA_BYTES = 16_384
+
+
+class _Body(BaseModel):
+    """Refuses fields that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class DocumentIn(_Body):
+    """A document to learn."""
+
+    text: str
+    id: Identifier | None = None
+    namespace: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("text")
+    @classmethod
+    def readable(cls, text: str) -> str:
+        """Text that has something in it and can be stored."""
+        if not text.strip():
+            raise ValueError("the document is empty")
+        if "\0" in text:
+            raise ValueError("the document contains NUL characters; is it a binary file?")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("the document contains lone surrogates, which are not text") from error
+        return text
+
+    @field_validator("metadata")
+    @classmethod
+    def small(cls, metadata: dict[str, Any]) -> dict[str, Any]:
+        """Metadata is for provenance, not for documents."""
+        if len(repr(metadata)) > _MOST_METADATA_BYTES:
+            raise ValueError(f"metadata may take at most {_MOST_METADATA_BYTES} bytes")
+        return metadata
+
+
+class LearnIn(_Body):
+    """Body of POST /learn: one `text`, or `documents`."""
+
+    text: str | None = None
+    id: Identifier | None = None
+    namespace: str | None = None
+    metadata: dict[str, Any] | None = None
+    documents: list[DocumentIn] | None = Field(None, min_length=1, max_length=1000)
+    wait: float = Field(0, ge=0, le=600, strict=False)
+
+    @model_validator(mode="after")
+    def one_of(self) -> "LearnIn":
+        """Either form, not both."""
+        if (self.text is None) == (self.documents is None):
+            raise ValueError("give either text or documents")
+        if self.documents is not None and (self.id is not None or self.metadata is not None):
+            raise ValueError("id and metadata belong to each of the documents")
+        return self
+
+    def listed(self) -> list[DocumentIn]:
+        """All documents, whichever form was used."""
+        if self.documents is not None:
+            return self.documents
+        return [DocumentIn(text=self.text or "", id=self.id, metadata=self.metadata or {})]
+
+
+class ScoreIn(_Body):
+    """Body of POST /score."""
+
+    text: str
+
+    readable = field_validator("text")(DocumentIn.readable.__func__)  # type: ignore[attr-defined]
+
+
+class GenerateIn(_Body):
+    """Body of POST /generate."""
+
+    prompt: str
+    max_new_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    temperature: float = Field(0.0, ge=0, le=10, strict=False)
+    top_p: float = Field(1.0, gt=0, le=1, strict=False)
+    top_k: int = Field(0, ge=0, le=1_000_000)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    stop: list[str] | str | None = None
+    stream: bool = False
+    namespace: str = "default"
+    version: str | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def encodable(cls, prompt: str) -> str:
+        """Text, not half characters."""
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("the prompt contains lone surrogates, which are not text") from error
+        return prompt
+
+    @field_validator("temperature", "top_p")
+    @classmethod
+    def finite(cls, value: float) -> float:
+        """JSON has no NaN, but Python's parser reads one."""
+        if not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
+
+    @field_validator("stop")
+    @classmethod
+    def few(cls, stop: list[str] | str | None) -> list[str] | None:
+        """One or a few non-empty strings."""
+        listed = [stop] if isinstance(stop, str) else stop
+        if listed is not None and (len(listed) > 16 or any(not 0 < len(s) <= 256 for s in listed)):
+            raise ValueError("at most 16 stop strings of 1 to 256 characters")
+        return listed
+
+
+class RollbackIn(_Body):
+    """Body of POST /versions/rollback."""
+
+    to: str
+    expected: str | None = None
+    namespace: str = "default"
+
+
+def job_out(job: Job) -> dict[str, Any]:
+    """A job as GET /learn/{id} shows it."""
+    return {
+        "job_id": job.job_id,
+        "document_id": job.document_id,
+        "namespace": job.namespace,
+        "status": job.status,
+        "version": job.version,
+        "report": job.report,
+        "error": job.error,
+        "attempts": job.attempts,
+        "accepted_at": job.accepted_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+    }
+
+
+def version_out(record: VersionRecord, live: str) -> dict[str, Any]:
+    """A version as GET /versions shows it."""
+    return {
+        "version": record.name,
+        "live": record.name == live,
+        "parent": record.parent,
+        "digest": record.digest,
+        "documents": list(record.documents),
+        "job_id": record.job_id,
+        "created_at": record.created,
+        "drift": record.drift,
+        "bytes": record.bytes,
+    }

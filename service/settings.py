@@ -1,0 +1,90 @@
+"""Settings of the server, and the only place that reads the environment.
+
+Precedence: flags (constructor arguments) > environment (`INFOLD_` prefix, nested with `__`) > a TOML file (`--config`).
+Unknown keys are refused wherever they come from a file or a flag.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from adapters.config import LearnConfig
+from service.errors import InvalidSettings
+
+Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can choose."""
+
+    model_config = SettingsConfigDict(env_prefix="INFOLD_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    model: str | None = None
+    """Hub id or path of the base model; None: the demo model that ships."""
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    data_dir: Path = Path("infold-data")
+    cache_dir: Path = Field(default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "infold")
+    """Curvature and scorers, by the digest of the base model."""
+    redis_url: str | None = None
+    """Any Redis 6.2 or newer, or Valkey; None: the embedded Valkey in the data directory."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: a GPU if one is seen."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 on a GPU, float32 on CPU."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of one matrix product; None: one for models below 100M parameters, else torch's own choice."""
+    namespaces: tuple[Namespace, ...] = ("default",)
+    view_prompt: str | None = None
+    """A view template as JSON, or the path of a file with one; None: `infold.json` beside the weights, else a default."""
+
+    max_queue: int = Field(1000, ge=1)
+    """Jobs that may wait per namespace; more are refused with 429."""
+    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024)
+    max_document_tokens: int = Field(32_768, ge=8)
+    max_attempts: int = Field(3, ge=1)
+    """Deliveries of a job before it goes to the dead letters."""
+
+    slots: int = Field(32, ge=1)
+    """Requests that decode in one batch."""
+    max_waiting: int = Field(1024, ge=1)
+    """Requests that may wait for a slot; more are refused with 429."""
+    resident_versions: int = Field(4, ge=2)
+    """Versions whose weights are kept in memory beside the base model."""
+    drain_seconds: float = Field(30, ge=0)
+    """How long running requests and the running job may take to end after SIGTERM."""
+
+    learn: LearnConfig = Field(default_factory=LearnConfig)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, file; no .env."""
+        config = os.environ.get("INFOLD_CONFIG")
+        sources = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, config)) if config else sources
+
+
+def load_settings(config: Path | None = None, **flags: Any) -> Settings:
+    """Settings from flags that are not None, the environment, and a file.
+
+    Raises:
+        InvalidSettings: a value out of range, an unknown key, an unreadable file.
+    """
+    if config is not None:
+        if not config.is_file():
+            raise InvalidSettings(f"there is no settings file {config}")
+        os.environ["INFOLD_CONFIG"] = str(config)
+    try:
+        return Settings(**{key: value for key, value in flags.items() if value is not None})
+    except (ValidationError, ValueError) as error:
+        raise InvalidSettings(str(error)) from error

