@@ -107,7 +107,7 @@ def pad_rows(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[
 
 
 def _digest(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Digest of content, not of files: the same model saved twice, or loaded in a dtype that holds it exactly, has the same name."""
+    """Of content, not of files: a model saved twice, or loaded in a dtype that holds it exactly, keeps its name."""
     digest = hashlib.blake2b(digest_size=16)
     config: Any = model.config
     settings = {k: str(v) for k, v in config.to_dict().items() if not k.startswith(("_", "transformers", "dtype"))}
@@ -117,4 +117,3 @@ def _digest(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().contiguous().cpu().numpy().data)
     return digest.hexdigest()
-

@@ -64,7 +64,7 @@ class Guard:
         return Drift(kl, _share(answers[:first]), _share(answers[first:]))
 
     def verdict(self, before: Drift, after: Drift) -> str | None:
-        """Why a candidate must not be published, or None. `before`: what was measured of the version it starts from."""
+        """Why a candidate must not be published, or None. `before`: of the version it starts from, on the same probes."""
         added = after.kl - before.kl
         if not added < float("inf"):
             return "the candidate's probabilities are not finite"

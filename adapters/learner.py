@@ -89,12 +89,11 @@ class Learner:
         document: str,
         current: DeltaSum,
         memories: Sequence[Memory] = (),
-        before: Drift = UNTOUCHED,
         turn: int = 0,
     ) -> Learned:
         """Learn `document` on top of `current` (not changed), rehearsing some of `memories`.
 
-        before: what the guard measured of `current`. turn: seeds every choice.
+        turn: seeds every choice, the guard's probes included.
 
         Raises:
             EmptyDocument: nothing but white space.
@@ -110,9 +109,7 @@ class Learner:
         drift, rejection = None, None
         if folded:
             with clock.stage("guard"):
-                self.workspace.install(result.weights())
-                drift = self.guard.measure(new, recalled, turn)
-                rejection = self.guard.verdict(before, drift)
+                drift, rejection = self._judge(current, result, new, recalled, turn)
         report = LearnReport(
             views=tuple(self._as_text(view) for part in folded for view in part.views),
             windows=len(pieces),
@@ -151,6 +148,17 @@ class Learner:
             candidate.add(delta)
         return _Part(weights, read, kept, tuple(taught), delta, tuple(memorise(lesson)), report)
 
+    def _judge(
+        self, current: DeltaSum, candidate: DeltaSum, new: Sequence[Memory], recalled: Sequence[Memory], turn: int
+    ) -> tuple[Drift, str | None]:
+        """What the guard measures of `candidate`, at exactly the weights that would be served, and why to reject it, or None."""
+        self.workspace.install(candidate.weights())
+        after = self.guard.measure(new, recalled, turn)
+        if self.guard.verdict(UNTOUCHED, after) is None:
+            return after, None  # within what one update may cost even if all of it were this one's
+        self.workspace.install(current.weights())
+        return after, self.guard.verdict(self.guard.measure(new, recalled, turn), after)
+
     def _write(self, piece: str, turn: int) -> list[View]:
         """Views of one window that the window bears out; the base weights must be installed."""
         if self.config.views.count == 0:
@@ -171,7 +179,7 @@ class Learner:
         ]
 
     def _select(self, lesson: Lesson, rows: list[int], views: list[View]) -> Lesson:
-        """These rows of a lesson; the answers of `views`, if any, are required."""
+        """These rows of a lesson. Of `views`, if any, the answers are required, and only they are weighed: a question is given, not learned."""
         base = self.workspace.base
         batch = self.workspace.batch([lesson.batch.ids[r, : int(lesson.batch.mask[r].sum())].tolist() for r in rows])
         weights = lesson.weights[rows, : batch.ids.shape[1] - 1]
@@ -179,6 +187,10 @@ class Learner:
         for row, view in enumerate(views):
             start, length = len(view.prompt(base, self.template)), len(view.ids(base, self.template))
             required[row, start - 1 : length - 1] = True
+        if views:
+            answers = weights * required
+            peak = answers.amax(-1, keepdim=True)
+            weights = torch.where(peak > 0, answers / peak.clamp(min=1e-9), required.float())
         return Lesson(batch, weights, required)
 
     def _as_text(self, view: View) -> str:

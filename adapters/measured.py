@@ -3,7 +3,8 @@
     <model directory>/curvature.safetensors, scorer.safetensors     shipped with the weights
     <cache>/<base digest>/curvature.safetensors, scorer.safetensors     measured here
 
-Both name the base model's digest and are refused for any other. Files are written under a temporary name and renamed: a crash leaves none.
+Both name the base model's digest and are refused for any other. Files are written under a temporary name and renamed:
+a crash leaves none.
 """
 
 import os

@@ -21,7 +21,7 @@ TOGETHER = 32
 
 
 def sampled_texts(workspace: Workspace, count: int) -> Iterator[str]:
-    """Texts that the base model makes up at temperature 1, each up to where it ends by itself. The base weights must be installed."""
+    """Texts that the base model makes up at temperature 1, up to where each ends by itself, at the weights installed."""
     base = workspace.base
     ends = base.stop_ids | set(base.start)
     first = base.start or sorted(base.stop_ids)[:1] or [0]
@@ -41,7 +41,7 @@ def self_written_tasks(
     corpus: Sequence[str] = (),
     progress: Progress = lambda _: None,
 ) -> list[Task]:
-    """Up to `wanted` tasks: the model writes views of each text, and weighing the text, and the view itself, is judged by the view's answer.
+    """Up to `wanted` tasks: the model writes views of each text; the view's answer judges the weights of text and view.
 
     corpus: texts to use instead of sampled ones. Gives up when ten texts in a row per wanted task bear no view.
     """

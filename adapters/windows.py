@@ -48,9 +48,11 @@ def windows(base: BaseModel, document: str, size: int) -> list[Window]:
 
     found: list[Window] = []
     first = last = 0
-    while last < total:
-        shared = last - first
-        last = cut(first + size, first)
+    while True:
+        shared, last = last - first, cut(first + size, first)
         found.append(Window(document[at[first] : at[last]], shared))
+        if last == total:
+            return found
         first = cut(last - size // OVERLAP, first)
-    return found
+        if cut(first + size, first) <= last:
+            first = last  # what would be shared leaves no room for the next character

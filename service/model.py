@@ -17,7 +17,7 @@ SMALL_MODEL = 100_000_000
 
 def load_model(settings: Settings) -> BaseModel:
     """Load it. Raises ModelNotLoadable."""
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,6 +10,7 @@ Not covered: two workers on one namespace.
 import asyncio
 import json
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -20,7 +21,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from adapters.checkpoint import Version, VersionStore
 from adapters.delta import DeltaSum
-from adapters.drift import UNTOUCHED, Drift
 from adapters.errors import AdapterError, CorruptCheckpoint
 from adapters.learner import Learned, Learner
 from adapters.reflection import Memory
@@ -48,7 +48,6 @@ class _Head:
     record: VersionRecord
     total: DeltaSum
     memories: list[Memory]
-    drift: Drift
 
 
 class Worker:
@@ -124,7 +123,7 @@ class Worker:
         job = claim.job
         document = await self._patiently(lambda: self._ledger.document(job.namespace, job.document_id))
         head = await asyncio.to_thread(self._head, job.namespace)
-        learned = await asyncio.to_thread(self._run_learner, document["text"], head)
+        learned = await asyncio.to_thread(self._run_learner, job.document_id, document["text"], head)
         report = asdict(learned.report)
         self._observe(learned)
         if learned.report.rejection is not None or not learned.delta.factors:
@@ -136,10 +135,10 @@ class Worker:
             await self._publish(claim, head, learned, report)
         await self._patiently(lambda: self._queue.acknowledge(claim))
 
-    def _run_learner(self, text: str, head: _Head) -> Learned:
+    def _run_learner(self, document_id: str, text: str, head: _Head) -> Learned:
         with self._turns.learning():
-            turn = int(head.record.name[1:])
-            return self._learner.learn(text, head.total, head.memories, head.drift, turn)
+            turn = zlib.crc32(document_id.encode())  # the same choices if the job is delivered again
+            return self._learner.learn(text, head.total, head.memories, turn)
 
     async def _publish(self, claim: Claim, head: _Head, learned: Learned, report: dict[str, Any]) -> None:
         """Version to disk and into memory, then flip the alias: the first request after that runs on it."""
@@ -153,7 +152,7 @@ class Worker:
         assert learned.report.drift is not None
         self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
         self._metrics.retention.set(learned.report.drift.retained)
-        self._heads[job.namespace] = _Head(record, learned.total, [*head.memories, *learned.memories], learned.report.drift)
+        self._heads[job.namespace] = _Head(record, learned.total, [*head.memories, *learned.memories])
         self._residency.pin(job.namespace, record.digest)
         self._metrics.show_version(job.namespace, record.name)
 
@@ -177,8 +176,7 @@ class Worker:
         if head is None or head.record.name != record.name:
             workspace = self._learner.workspace
             total, memories = self._store.rebuild(record.digest, workspace.base.digest, workspace.base_weights)
-            drift = self._store.read(record.digest).drift if record.digest is not None else None
-            head = self._heads[namespace] = _Head(record, total, memories, drift or UNTOUCHED)
+            head = self._heads[namespace] = _Head(record, total, memories)
         return head
 
     def _observe(self, learned: Learned) -> None:
