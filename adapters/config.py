@@ -99,8 +99,12 @@ class FoldConfig:
     """A required token counts as learned below this NLL: up to log 2 it is then the likeliest."""
     backtracks: int = 4
     """Most halvings of a step that did not lower the loss enough."""
-    keep: float = 1e-3
-    """Rank-one terms below this share of the largest are dropped from the delta."""
+    keep: float = 0.1
+    """Rank-one terms below this share of the largest are dropped from the gradient."""
+    singular: float = 1e-2
+    """Singular values of a delta below this share of the largest are not worth storing."""
+    raw_iterations: int = 1
+    """The same as `iterations` for raw text, the fast path."""
 
     def __post_init__(self) -> None:
         _require(self.input_damping > 0 and self.output_damping > 0, "fold dampings must be positive")
@@ -109,7 +113,8 @@ class FoldConfig:
         _require(self.target_nll > 0, "fold.target_nll must be positive")
         _require(self.required_nll > 0, "fold.required_nll must be positive")
         _require(self.backtracks >= 0, "fold.backtracks must not be negative")
-        _require(0 <= self.keep < 1, "fold.keep must be in [0, 1)")
+        _require(0 <= self.keep < 1 and 0 <= self.singular < 1, "fold.keep and fold.singular must be in [0, 1)")
+        _require(self.raw_iterations >= 1, "fold.raw_iterations must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class GuardConfig:
     """What an update may cost before it is rejected."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
-    probes: int = 4
+    probes: int = 2
     """Held-out samples measured per update; the whole set is gone through in turns."""
     kl_step: float = 0.02
     """Most drift that one update may add, nats per token."""

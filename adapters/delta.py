@@ -76,10 +76,13 @@ class DeltaSum:
         """`base`: layer -> weight (d_out, d_in), never changed; `totals`: layer -> summed change, float64, on the grid."""
         self._base = base
         self.totals = dict(totals) if totals is not None else {}
+        self._weights: dict[str, Tensor] = {}  # of the totals as they are
 
     def copy(self) -> "DeltaSum":
         """An independent sum that starts from this one; tensors are shared, and never changed in place."""
-        return DeltaSum(self._base, self.totals)
+        twin = DeltaSum(self._base, self.totals)
+        twin._weights = dict(self._weights)
+        return twin
 
     def add(self, delta: Delta) -> None:
         """Add `delta`."""
@@ -92,7 +95,11 @@ class DeltaSum:
     def weight(self, layer: str) -> Tensor:
         """Weight of `layer` (d_out, d_in) in the base model's dtype; the base weight itself where nothing was added."""
         base, total = self._base[layer], self.totals.get(layer)
-        return base if total is None else (base.double() + total).to(base.dtype)
+        if total is None:
+            return base
+        if layer not in self._weights:
+            self._weights[layer] = (base.double() + total).to(base.dtype)
+        return self._weights[layer]
 
     def weights(self) -> dict[str, Tensor]:
         """All target layers' weights."""
@@ -104,3 +111,4 @@ class DeltaSum:
             total = change + self.totals[layer] if layer in self.totals else change
             assert float(total.abs().max()) < LIMIT, "a weight change left the range in which sums are exact"
             self.totals[layer] = total
+            self._weights.pop(layer, None)

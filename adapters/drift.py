@@ -79,8 +79,8 @@ class Guard:
 
 def _sampled_kl(base_nll: Tensor, nll: Tensor) -> float:
     """KL(base || candidate) per token on text sampled from base: mean of r - 1 - log r, r the likelihood ratio; never negative."""
-    log_ratio = (base_nll - nll).clamp(max=20)
-    return float((log_ratio.exp() - 1 - log_ratio).mean())
+    log_ratio = (base_nll - nll).double().clamp(max=20)
+    return float((log_ratio.expm1() - log_ratio).clamp(min=0).mean())
 
 
 def _answered(right: Tensor, memory: Memory) -> bool:

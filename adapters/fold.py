@@ -77,7 +77,7 @@ def weighted_mean(nll: Tensor, weights: Tensor) -> Tensor:
 
 
 def fold(workspace: Workspace, lesson: Lesson, curvature: DampedCurvature, config: FoldConfig) -> tuple[Delta, FoldReport]:
-    """Fold `lesson` into the weights installed in `workspace`, which afterwards holds the result.
+    """Fold `lesson` into the weights installed in `workspace`, which afterwards holds the result, up to truncation.
 
     All weights zero: the zero delta.
     """
@@ -89,21 +89,29 @@ def fold(workspace: Workspace, lesson: Lesson, curvature: DampedCurvature, confi
         while bool(lesson.weights.any()) and not at.done and len(parts) < config.iterations:
             at.raise_missing()
             workspace.pace()
-            terms = capture.terms(at.loss)
-            direction = curvature.direction(_prune(terms, config.keep))
-            slope, bend = curvature.slope(terms, direction), curvature.quadratic(direction)
+            terms = _prune(capture.terms(at.loss), config.keep)
+            direction = curvature.direction(terms)
+            slope, loss = curvature.slope(terms, direction), at.loss.item()
             if slope >= 0:
                 break
-            loss = at.loss.item()
-            step = min(loss / -slope, math.sqrt(2 * config.kl_budget / max(bend, 1e-20)))
+            step = _length(curvature, direction, slope, loss, config.kl_budget)
             at, step = _advance(workspace, lesson, at.weights, direction, step, loss, config)
             if step == 0:
                 break
             predicted, actual = predicted + step * slope, actual + at.loss.item() - loss
             parts.append(Delta({n: (left * step, right) for n, (left, right) in direction.factors.items()}))
-    delta = join(parts)
+    delta = join(parts).truncate(config.singular)
     kl = curvature.quadratic(delta) / 2
     return delta, FoldReport(before, at.loss.item(), predicted, actual, kl, len(parts), not bool(at.missing.any()))
+
+
+def _length(curvature: DampedCurvature, direction: Delta, slope: float, loss: float, budget: float) -> float:
+    """How far to go along `direction`: to where the linear model has no loss left, or to where the KL budget is spent."""
+    newton = loss / -slope
+    # -slope is the quadratic of the damped factors, so it bounds that of the true ones, which is dear: often the bound suffices
+    if newton**2 * -slope <= 2 * budget:
+        return newton
+    return min(newton, math.sqrt(2 * budget / max(curvature.quadratic(direction), 1e-20)))
 
 
 def _advance(

@@ -4,10 +4,11 @@ Covered: documents of any length (windows), views or raw text, rehearsal, the ve
 Not covered: queues, versions on disk, publishing (the server's work).
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -22,8 +23,6 @@ from adapters.views import View, ViewTemplate, answered, borne_out, prompt_ids, 
 from adapters.windows import Window, windows
 from adapters.workspace import Workspace
 
-KEEP_SINGULAR = 1e-2
-"""Singular values of a delta below this share of the largest are not worth storing."""
 TokenWeight = tuple[str, float]
 """Text and weight of one token."""
 LARGEST_WINDOW = 1024
@@ -104,8 +103,10 @@ class Learner:
         parts = [self._learn_window(piece.text, candidate, recalled, turn, clock) for piece in pieces]
         folded = [part for part in parts if part.report is not None]
         new = tuple(memory for part in folded for memory in part.memories)
-        delta, result = join(part.delta for part in folded), current.copy()
-        result.add(delta)
+        delta, result = join(part.delta for part in folded), candidate
+        if len(folded) > 1:  # what is stored is the join, and its rounding is not the sum of the parts' roundings
+            result = current.copy()
+            result.add(delta)
         drift, rejection = None, None
         if folded:
             with clock.stage("guard"):
@@ -135,7 +136,8 @@ class Learner:
             rows = [base.encode(piece)] + [view.ids(base, self.template) for view in views]
             lesson, weights = self._weigh_rows(rows)
             workspace.install(candidate.weights())
-            unknown = [i for i, known in enumerate(answered(workspace, self.template, views), 1) if not known]
+            sure = math.exp(-self.config.fold.required_nll)
+            unknown = [i for i, known in enumerate(answered(workspace, self.template, views, sure), 1) if not known]
         nothing_new = bool(views) and not unknown
         taught = [views[i - 1] for i in unknown]
         lesson = self._select(lesson, unknown, taught) if unknown else self._select(lesson, [0], [])
@@ -143,8 +145,9 @@ class Learner:
         if nothing_new:
             return _Part(weights, read, 0)
         with clock.stage("fold"):
-            delta, report = fold(workspace, rehearse(workspace, lesson, recalled), self.curvature, self.config.fold)
-            delta = delta.truncate(KEEP_SINGULAR)
+            settings = self.config.fold if taught else replace(self.config.fold, iterations=self.config.fold.raw_iterations)
+            lesson_now = rehearse(workspace, lesson, recalled) if taught else lesson
+            delta, report = fold(workspace, lesson_now, self.curvature, settings)
             candidate.add(delta)
         return _Part(weights, read, kept, tuple(taught), delta, tuple(memorise(lesson)), report)
 
@@ -179,7 +182,7 @@ class Learner:
         ]
 
     def _select(self, lesson: Lesson, rows: list[int], views: list[View]) -> Lesson:
-        """These rows of a lesson. Of `views`, if any, the answers are required, and only they are weighed: a question is given, not learned."""
+        """These rows of a lesson. Of `views`, if any, the answers are required, and only they are weighed: questions are given."""
         base = self.workspace.base
         batch = self.workspace.batch([lesson.batch.ids[r, : int(lesson.batch.mask[r].sum())].tolist() for r in rows])
         weights = lesson.weights[rows, : batch.ids.shape[1] - 1]

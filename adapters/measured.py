@@ -5,6 +5,8 @@
 
 Both name the base model's digest and are refused for any other. Files are written under a temporary name and renamed:
 a crash leaves none.
+
+Covered: finding, measuring once, whole files. Not covered: what is measured (`curvature.py`, `scorer_training.py`).
 """
 
 import os

@@ -34,6 +34,8 @@ def memorise(lesson: Lesson) -> list[Memory]:
     for row in range(len(lesson.weights)):
         length = int(lesson.batch.mask[row].sum())
         required = lesson.required[row, : length - 1]
+        if not bool(required.any()):
+            continue
         weights = torch.maximum(lesson.weights[row, : length - 1], required.float())
         ids = lesson.batch.ids[row, :length].tolist()
         out.append(Memory(tuple(ids), tuple(weights.tolist()), tuple(required.tolist())))

@@ -28,7 +28,8 @@ def sampled_texts(workspace: Workspace, count: int) -> Iterator[str]:
     for done in range(0, count, TOGETHER):
         rows = min(TOGETHER, count - done)
         for ids in continue_rows(workspace, [first] * rows, SAMPLED_TOKENS, [1.0] * rows, ends):
-            if text := base.decode(ids).strip():
+            text = base.decode(ids).strip()
+            if len(base.encode(text)) > 1:
                 yield text
 
 

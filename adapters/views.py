@@ -171,14 +171,16 @@ def write_views(workspace: Workspace, template: ViewTemplate, document: str, con
     return list(dict.fromkeys(views))
 
 
-def answered(workspace: Workspace, template: ViewTemplate, views: list[View]) -> list[bool]:
+def answered(workspace: Workspace, template: ViewTemplate, views: list[View], at_least: float = 0.0) -> list[bool]:
     """Whether greedy decoding answers each view right, closed-book, at the weights installed. One forward pass.
 
     Greedy decoding writes the answer if and only if each of its tokens is the likeliest after those before.
+    at_least: besides, no token of the answer may be less likely than this: a lucky guess is not knowledge.
     """
     prompts = [view.prompt(workspace.base, template) for view in views]
     answers = [view.continuation(workspace.base, template) for view in views]
-    return [right for right, _ in _judge(workspace, prompts, [[]] * len(views), answers)]
+    judged = _judge(workspace, prompts, [[]] * len(views), answers)
+    return [right and likely >= at_least for right, likely in judged]
 
 
 def borne_out(workspace: Workspace, template: ViewTemplate, views: list[View], document: str, plausible: float) -> list[bool]:

@@ -3,8 +3,8 @@
     python benchmarks/stream.py --url http://127.0.0.1:8000 --world demo --documents 40 --seed 7
     python benchmarks/stream.py --url ... --world path/to/prototype --documents 40 --seed 7
 
-Prints one JSON line: TL (closed-book accuracy on the learned facts after all documents), NF (on facts known before), the same before learning,
-and learn-to-live seconds. Greedy answers must equal the object, up to the full stop.
+Prints one JSON line: TL (closed-book accuracy on the learned facts after all documents), NF (on facts known before), the
+same before learning, and learn-to-live seconds. Greedy answers must equal the object, up to the full stop.
 """
 
 import argparse

@@ -1,6 +1,5 @@
 """The HTTP application: routes, error answers, body limit, life cycle."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,11 +21,16 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application over one runtime, which lives from start-up to shutdown."""
+    """The application over one runtime, which holds the data directory from now on and lives from start-up to shutdown.
+
+    Raises:
+        DataDirectoryBusy: another server uses it.
+        InvalidSettings: the URL of Redis is none.
+    """
+    runtime = Runtime(settings)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.runtime = runtime = await asyncio.to_thread(Runtime, settings)
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await runtime.start()
         try:
             yield
@@ -36,6 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="infold", version="0.1.0", lifespan=lifespan, description="An LLM server that keeps learning while it serves."
     )
+    app.state.runtime = runtime
     for module in (learn, generate, documents, versions, health):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)

@@ -69,9 +69,10 @@ def serve(
             view_prompt=view_prompt, **flags,
         )  # fmt: skip
         _log_to_stderr()
+        served = create_app(settings)
         _greet(settings)
         uvicorn.run(
-            create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False,
+            served, host=settings.host, port=settings.port, log_config=None, access_log=False,
             timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
         )  # fmt: skip
 

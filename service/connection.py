@@ -9,10 +9,29 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from service.errors import InvalidSettings
+
 Client = Any
 """A `redis.asyncio.Redis` that decodes answers to str."""
 
 
+LONGEST_BLOCK_SECONDS = 2.0
+"""No blocking command may ask for more: an answer that takes longer than `_TIMEOUT_SECONDS` means that Redis is away."""
+_TIMEOUT_SECONDS = 5.0
+_MOST_CONNECTIONS = 10_000
+"""As many as Redis itself allows: whoever waits for a job holds one, and must not keep the worker from having its own."""
+
+
 def connect(url: str) -> Client:
-    """A client that fails at once when Redis is away: requests are then answered 503, and the worker has patience of its own."""
-    return Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 1), socket_connect_timeout=2)
+    """A client that fails at once when Redis is away: requests are then answered 503, and the worker has patience of its own.
+
+    Raises:
+        InvalidSettings: not the URL of a Redis.
+    """
+    try:
+        return Redis.from_url(
+            url, decode_responses=True, retry=Retry(NoBackoff(), 1), max_connections=_MOST_CONNECTIONS,
+            socket_connect_timeout=2, socket_timeout=_TIMEOUT_SECONDS,
+        )  # fmt: skip
+    except ValueError as error:
+        raise InvalidSettings(f"redis_url {url!r}: {error}") from error

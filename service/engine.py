@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import structlog
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from adapters.base_model import BaseModel
 from adapters.versioned_linear import VersionTable
@@ -98,7 +99,8 @@ class Engine:
                 self._wake.wait(0.05)
             self._stopping = True
             self._wake.notify_all()
-        self._thread.join()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
         """Pieces of text as they come; leaving the iterator cancels the request.
@@ -146,15 +148,18 @@ class Engine:
             with self._wake:
                 self._wake.wait_for(lambda: self._stopping or self._waiting or self._running)
                 if self._stopping:
-                    self._end_all("cancelled")
+                    self._end_all(self._running, "cancelled")
+                    self._end_all(self._waiting, "cancelled")
                     return
             try:
                 with torch.inference_mode():
                     self._step()
             except Exception:
                 log.exception("a decode step failed; the requests in it are ended")
-                self._end_all("error")
+                self._end_all(self._running, "error")
                 self._cache = SlotCache(self._layers(), self._slots)
+            self._metrics.requests_running.set(len(self._running))
+            self._metrics.requests_waiting.set(len(self._waiting))
 
     def _step(self) -> None:
         """Drop what was cancelled, let waiting requests join, write one token for each running one."""
@@ -167,8 +172,6 @@ class Engine:
         if self._running:
             with self._on_device():
                 self._decode()
-        self._metrics.requests_running.set(len(self._running))
-        self._metrics.requests_waiting.set(len(self._waiting))
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
@@ -188,6 +191,7 @@ class Engine:
                 if joining and longest * (len(joining) + 1) > PREFILL_TOKENS:
                     break
                 joining.append(self._waiting.popleft())
+            self._running += joining  # before anything can fail, so that whatever happens ends them too
         return joining
 
     def _prefill(self, joining: list[_Running]) -> None:
@@ -199,10 +203,12 @@ class Engine:
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         self._table.route([r.request.version for r in joining])
-        out = self._base.model(ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-        for row, running in enumerate(joining):
-            self._cache.join(out.past_key_values, row, len(prompts[row]))
-            self._running.append(running)
+        whole = DynamicCache()  # not the model's own choice, which forgets what leaves a sliding window
+        out = self._base.model(
+            ids, attention_mask=mask, position_ids=positions, past_key_values=whole, use_cache=True, logits_to_keep=1
+        )
+        for row in range(len(joining)):
+            self._cache.join(whole, row, len(prompts[row]))
             self._metrics.prompt_tokens.inc(len(prompts[row]))
         self._write(joining, out.logits[:, -1])
 
@@ -249,12 +255,12 @@ class Engine:
         self._metrics.requests.labels(reason).inc()
         self._metrics.end_to_end.observe(time.perf_counter() - running.accepted)
 
-    def _end_all(self, reason: str) -> None:
-        for running in (*self._running, *self._waiting):
+    def _end_all(self, requests: "list[_Running] | deque[_Running]", reason: str) -> None:
+        for running in requests:
             running.request.on_end()
             self._send(running, Piece("", running.written, reason))
-        self._running.clear()
-        self._waiting.clear()
+            self._metrics.requests.labels(reason).inc()
+        requests.clear()
 
     def _send(self, running: _Running, piece: Piece) -> None:
         if not running.loop.is_closed():

@@ -5,7 +5,7 @@ Routes and services raise; nothing formats an error but `error_body`. The body i
 
 from typing import Any
 
-from adapters.errors import AdapterError, EmptyDocument
+from adapters.errors import AdapterError, CorruptCheckpoint, EmptyDocument
 
 
 class ServiceError(Exception):
@@ -76,6 +76,7 @@ STATUS: dict[type[Exception], int] = {
     InvalidRequest: 400,
     EmptyDocument: 400,
     AdapterError: 400,
+    CorruptCheckpoint: 500,
     UnknownNamespace: 404,
     UnknownVersion: 404,
     UnknownJob: 404,

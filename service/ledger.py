@@ -76,7 +76,7 @@ class Ledger:
         self._move = redis.register_script(_MOVE)
 
     async def load(self) -> None:
-        """Read versions and aliases from Redis: at start, and after Redis was away."""
+        """Read versions and aliases from Redis: at start, and when it turns out to know more than this process."""
         for namespace, records in self._records.items():
             found = await self._redis.hgetall(keys.versions(namespace))
             records.update({name: _record(text) for name, text in found.items()})
@@ -136,6 +136,7 @@ class Ledger:
             ],
         )  # fmt: skip
         if outcome == "moved":
+            await self.load()
             raise AliasMoved(f"the alias of {namespace!r} points to {name}, not to {parent.name}")
         if outcome == "ended":  # by an earlier call whose answer was lost, or before a restart
             await self.load()

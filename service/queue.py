@@ -14,7 +14,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from service import keys
-from service.connection import Client
+from service.connection import LONGEST_BLOCK_SECONDS, Client
 from service.errors import KeyReused, NotCancellable, QueueFull, UnknownJob
 
 FINAL = frozenset({"succeeded", "rejected", "failed", "cancelled"})
@@ -214,13 +214,15 @@ class JobQueue:
         return int(await self._redis.xlen(keys.dead(namespace)))
 
     async def follow(
-        self, job_id: str, after: str = "0", block_seconds: float = 15.0
+        self, job_id: str, after: str = "0", block_seconds: float = LONGEST_BLOCK_SECONDS
     ) -> AsyncIterator[tuple[str, dict[str, str]] | None]:
         """Events of a job as they happen, with their ids, up to the final one; None after each silence of `block_seconds`."""
         while True:
-            answer = await self._redis.xread({keys.events(job_id): after}, block=max(1, int(block_seconds * 1000)))
+            ended = (await self.read(job_id)).final  # asked first: then all of its events are there
+            block = None if ended else max(1, int(block_seconds * 1000))
+            answer = await self._redis.xread({keys.events(job_id): after}, block=block)
             if not answer:
-                if (await self.read(job_id)).final and not await self._redis.exists(keys.events(job_id)):
+                if ended:
                     return
                 yield None
                 continue
@@ -235,29 +237,23 @@ class JobQueue:
         fields: Any = {"status": "running", "stage": stage}
         await self._redis.xadd(keys.events(job.job_id), fields, maxlen=_EVENTS_KEPT)
 
-    async def claim(self, namespaces: Sequence[str], consumer: str, pending: bool, block_seconds: float = 1.0) -> Claim | None:
-        """The next job: one that this consumer already holds (`pending`, after a restart), or a new one; None if there is none.
+    async def claim(self, namespaces: Sequence[str], consumer: str, block_seconds: float = 1.0) -> Claim | None:
+        """The next job: one that this consumer already holds, or a new one; None if there is none.
 
+        What is held is always asked for first: after a restart, and when an answer was lost with its connection. (One
+        read also delivers an entry of each namespace, of which only the first is returned.)
         A job that has ended meanwhile is acknowledged, not returned.
         """
-        start = "0" if pending else ">"
-        answer = await self._redis.xreadgroup(
-            keys.GROUP,
-            consumer,
-            {keys.jobs(n): start for n in namespaces},
-            count=1,
-            block=None if pending else int(block_seconds * 1000),
-        )
-        for stream, entries in answer or []:
-            for entry, fields in entries:
-                job_id = fields["job"]
-                started = await self._start(keys=[keys.job(job_id), keys.events(job_id)], args=[time.time()])
-                job = _job(dict(zip(started[::2], started[1::2], strict=True)))
-                claim = Claim(job, entry)
-                if not job.final:
-                    return claim
-                assert stream == keys.jobs(job.namespace)
-                await self.acknowledge(claim)
+        for start, block in (("0", None), (">", int(block_seconds * 1000))):
+            streams = {keys.jobs(n): start for n in namespaces}
+            for _, entries in await self._redis.xreadgroup(keys.GROUP, consumer, streams, count=1, block=block) or []:
+                for entry, fields in entries:
+                    job_id = fields["job"]
+                    started = await self._start(keys=[keys.job(job_id), keys.events(job_id)], args=[time.time()])
+                    claim = Claim(_job(dict(zip(started[::2], started[1::2], strict=True))), entry)
+                    if not claim.job.final:
+                        return claim
+                    await self.acknowledge(claim)
         return None
 
     async def end(self, job: Job, status: str, **fields: str) -> str:

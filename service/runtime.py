@@ -30,7 +30,7 @@ from service.residency import Residency
 from service.settings import Settings
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
-from service.worker import Worker
+from service.worker import PATIENCE_SECONDS, Worker
 
 log = structlog.get_logger()
 
@@ -48,6 +48,7 @@ class Runtime:
         self.redis = connect(settings.redis_url or self._valkey.url)  # type: ignore[union-attr]
         self.queue = JobQueue(self.redis, settings.max_queue)
         self.ledger = Ledger(self.redis, settings.namespaces)
+        self.loading, self.scoring = asyncio.Lock(), asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._model: tuple[BaseModel, Engine, Residency, Workspace] | None = None
         self._learner: Learner | None = None
@@ -82,13 +83,10 @@ class Runtime:
         return None if self._learner is None else self._learner.scorer is not None
 
     async def start(self) -> None:
-        """Start Redis, then load the model in the background; requests are answered with NotReady until then."""
+        """Start the embedded Redis; the rest goes on in the background, and requests are answered with NotReady until then."""
         if self._valkey is not None:
             await asyncio.to_thread(self._valkey.start)
             self._tasks.append(asyncio.create_task(self._valkey.watch()))
-        await self.queue.prepare(self.settings.namespaces)
-        await self.ledger.load()
-        self.metrics.redis_up.set(1)
         self._tasks.append(asyncio.create_task(self._bring_up()))
 
     async def stop(self) -> None:
@@ -116,6 +114,7 @@ class Runtime:
     async def _bring_up(self) -> None:
         """Model, engine, live versions: ready. Then curvature and scorer: learning."""
         try:
+            await self._reach_redis()
             started = time.perf_counter()
             await asyncio.to_thread(self._load_model)
             for namespace in self.settings.namespaces:
@@ -135,6 +134,18 @@ class Runtime:
             self.failure = error
             log.exception("the server cannot go on")
             raise
+
+    async def _reach_redis(self) -> None:
+        """Wait for it: nothing can be answered before it is known which version answers."""
+        while True:
+            try:
+                await self.queue.prepare(self.settings.namespaces)
+                await self.ledger.load()
+                self.metrics.redis_up.set(1)
+                return
+            except RedisError as error:
+                log.warning("redis does not answer, waiting", error=str(error))
+                await asyncio.sleep(PATIENCE_SECONDS)
 
     def _load_model(self) -> None:
         base = load_model(self.settings)

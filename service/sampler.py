@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+COLDEST = 1e-5
+"""Temperatures below this are greedy: dividing by less would overflow."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -23,7 +26,7 @@ def choose(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[t
     """Next token of each row. logits: (B, V) float32. A row depends on nothing but its own logits and generator."""
     tokens: list[int] = logits.argmax(-1).tolist()
     for row, (sampling, generator) in enumerate(zip(samplings, generators, strict=True)):
-        if sampling.temperature > 0:
+        if sampling.temperature >= COLDEST:
             tokens[row] = _sample(logits[row], sampling, generator)
     return tokens
 
@@ -33,5 +36,5 @@ def _sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> i
     if sampling.top_k:
         probabilities[sampling.top_k :] = 0
     before = probabilities.cumsum(-1) - probabilities
-    probabilities[before >= sampling.top_p] = 0  # the likeliest token always stays
+    probabilities[1:][before[1:] >= sampling.top_p] = 0  # the likeliest token always stays
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])

@@ -1,15 +1,44 @@
 """Request and response bodies of the HTTP interface."""
 
+import json
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from service.ledger import VersionRecord
 from service.queue import Job
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
 _MOST_METADATA_BYTES = 16_384
+
+
+def _readable(text: str) -> str:
+    """Text that has something in it and can be stored."""
+    if not text.strip():
+        raise ValueError("the document is empty")
+    if "\0" in text:
+        raise ValueError("the document contains NUL characters; is it a binary file?")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("the document contains lone surrogates, which are not text") from error
+    return text
+
+
+def _small(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata is for provenance, not for documents; what is stored must be JSON when it is read again."""
+    try:
+        size = len(json.dumps(metadata, allow_nan=False, ensure_ascii=False).encode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError("metadata must be plain JSON: no NaN, no infinity, no lone surrogates") from error
+    if size > _MOST_METADATA_BYTES:
+        raise ValueError(f"metadata may take at most {_MOST_METADATA_BYTES} bytes")
+    return metadata
+
+
+Text = Annotated[str, AfterValidator(_readable)]
+Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 
 
 class _Body(BaseModel):
@@ -21,41 +50,19 @@ class _Body(BaseModel):
 class DocumentIn(_Body):
     """A document to learn."""
 
-    text: str
+    text: Text
     id: Identifier | None = None
     namespace: str | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("text")
-    @classmethod
-    def readable(cls, text: str) -> str:
-        """Text that has something in it and can be stored."""
-        if not text.strip():
-            raise ValueError("the document is empty")
-        if "\0" in text:
-            raise ValueError("the document contains NUL characters; is it a binary file?")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("the document contains lone surrogates, which are not text") from error
-        return text
-
-    @field_validator("metadata")
-    @classmethod
-    def small(cls, metadata: dict[str, Any]) -> dict[str, Any]:
-        """Metadata is for provenance, not for documents."""
-        if len(repr(metadata)) > _MOST_METADATA_BYTES:
-            raise ValueError(f"metadata may take at most {_MOST_METADATA_BYTES} bytes")
-        return metadata
+    metadata: Metadata = Field(default_factory=dict)
 
 
 class LearnIn(_Body):
     """Body of POST /learn: one `text`, or `documents`."""
 
-    text: str | None = None
+    text: Text | None = None
     id: Identifier | None = None
     namespace: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     documents: list[DocumentIn] | None = Field(None, min_length=1, max_length=1000)
     wait: float = Field(0, ge=0, le=600, strict=False)
 
@@ -78,9 +85,7 @@ class LearnIn(_Body):
 class ScoreIn(_Body):
     """Body of POST /score."""
 
-    text: str
-
-    readable = field_validator("text")(DocumentIn.readable.__func__)  # type: ignore[attr-defined]
+    text: Text
 
 
 class GenerateIn(_Body):

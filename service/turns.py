@@ -15,6 +15,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
+        self._one_learner = threading.Lock()
         self._held = False
         self._decoder_waits = False
         self._learners_wait = 0
@@ -38,12 +39,13 @@ class Turns:
 
     @contextmanager
     def learning(self) -> Iterator[None]:
-        """Hold the device; call `pace` between quanta."""
-        self._acquire()
-        try:
-            yield
-        finally:
-            self._release()
+        """Hold the device; call `pace` between quanta. No other learner comes in between: they share one workspace."""
+        with self._one_learner:
+            self._acquire()
+            try:
+                yield
+            finally:
+                self._release()
 
     def pace(self) -> None:
         """Let a waiting decode step go first. To be called only within `learning`."""

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import structlog
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError, ResponseError
 
 from adapters.checkpoint import Version, VersionStore
 from adapters.delta import DeltaSum
@@ -73,17 +72,22 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop`."""
-        pending = True
         while not self._stopping.is_set():
-            claim = await self._patiently(lambda: self._queue.claim(self._settings.namespaces, CONSUMER, pending))  # noqa: B023
+            claim = await self._patiently(self._claim)
             if claim is None:
-                pending = False
                 continue
             self._idle.clear()
             try:
-                pending = not await self._work(claim)
+                await self._work(claim)
             finally:
                 self._idle.set()
+
+    async def _claim(self) -> Claim | None:
+        try:
+            return await self._queue.claim(self._settings.namespaces, CONSUMER)
+        except ResponseError:  # it may have come back without its data, and so without the consumer groups
+            await self._queue.prepare(self._settings.namespaces)
+            raise
 
     async def stop(self, drain_seconds: float) -> None:
         """Claim nothing more; wait for the running job."""
@@ -93,33 +97,30 @@ class Worker:
         except TimeoutError:
             log.warning("the running job did not end in time; it will be learned after the next start")
 
-    async def _work(self, claim: Claim) -> bool:
-        """One claimed job. Returns whether it is done with, so that otherwise it is delivered again."""
+    async def _work(self, claim: Claim) -> None:
+        """One claimed job. If it is not acknowledged, it is delivered again."""
         job = claim.job
         if job.attempts > self._settings.max_attempts:
-            await self._patiently(lambda: self._queue.bury(claim, f"gave up after {job.attempts - 1} attempts"))
-            self._metrics.updates.labels("failed").inc()
-            return True
+            await self._bury(claim, f"gave up after {job.attempts - 1} attempts")
+            return
         try:
-            await self._learn(claim)
-        except AliasMoved:
-            return False  # a rollback came between: learn it on top of what is served now
+            while not await self._learn(claim):
+                log.info("the alias moved meanwhile: learning on top of what is served now", job_id=job.job_id)
         except CorruptCheckpoint:
             raise  # of ours, not of this document: nothing can be learned on top of it
         except AdapterError as error:
-            reason = str(error)
-            await self._patiently(lambda: self._queue.bury(claim, reason))
-            self._metrics.updates.labels("failed").inc()
+            await self._bury(claim, str(error))
         except Exception as error:
             log.exception("learning failed", job_id=job.job_id, attempt=job.attempts)
-            if job.attempts < self._settings.max_attempts:
-                return False
-            reason = f"{type(error).__name__}: {error}"
-            await self._patiently(lambda: self._queue.bury(claim, reason))
-            self._metrics.updates.labels("failed").inc()
-        return True
+            if job.attempts >= self._settings.max_attempts:
+                await self._bury(claim, f"{type(error).__name__}: {error}")
 
-    async def _learn(self, claim: Claim) -> None:
+    async def _bury(self, claim: Claim, reason: str) -> None:
+        await self._patiently(lambda: self._queue.bury(claim, reason))
+        self._metrics.updates.labels("failed").inc()
+
+    async def _learn(self, claim: Claim) -> bool:
+        """Learn on top of what is served. Returns whether that was still served when the version was ready."""
         job = claim.job
         document = await self._patiently(lambda: self._ledger.document(job.namespace, job.document_id))
         head = await asyncio.to_thread(self._head, job.namespace)
@@ -132,8 +133,12 @@ class Worker:
             await self._patiently(lambda: self._queue.end(job, status, version=head.record.name, report=json.dumps(report)))
             self._metrics.updates.labels("unchanged" if status == "succeeded" else "rejected").inc()
         else:
-            await self._publish(claim, head, learned, report)
+            try:
+                await self._publish(claim, head, learned, report)
+            except AliasMoved:
+                return False
         await self._patiently(lambda: self._queue.acknowledge(claim))
+        return True
 
     def _run_learner(self, document_id: str, text: str, head: _Head) -> Learned:
         with self._turns.learning():
@@ -197,9 +202,7 @@ class Worker:
                 answer = await call()
                 self._metrics.redis_up.set(1)
                 return answer
-            except (RedisConnectionError, RedisTimeoutError) as error:
-                if self._stopping.is_set():
-                    raise
+            except RedisError as error:
                 self._metrics.redis_up.set(0)
                 log.warning("redis does not answer, waiting", error=str(error))
                 await asyncio.sleep(PATIENCE_SECONDS)

@@ -24,12 +24,15 @@ DEFAULT_NEW_TOKENS = 128
 async def generate(runtime: RuntimeOf, body: GenerateIn) -> dict[str, Any] | StreamingResponse:
     """Text after a prompt; with `stream`, server-sent events of `{"text"}` and a last one with the whole answer's numbers."""
     record = runtime.ledger.resolve(body.namespace, body.version)
-    prompt = runtime.base.encode(body.prompt)
+    prompt = await asyncio.to_thread(runtime.base.encode, body.prompt)  # a prompt of megabytes takes seconds
     room = runtime.base.context - len(prompt)
     if not prompt or room < 1:
         limit = f"the model's context is {runtime.base.context} tokens"
         raise InvalidRequest("the prompt is empty" if not prompt else f"the prompt has {len(prompt)}; {limit}", param="prompt")
-    key = await asyncio.to_thread(runtime.residency.acquire, record.digest)
+    key = runtime.residency.lease(record.digest)
+    if key is None:
+        async with runtime.loading:  # one at a time: threads are few, and others must not wait for them
+            key = await asyncio.to_thread(runtime.residency.acquire, record.digest)
     request = GenerationRequest(
         prompt=tuple(prompt),
         max_new_tokens=body.max_new_tokens or min(DEFAULT_NEW_TOKENS, room),

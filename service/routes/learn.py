@@ -1,12 +1,12 @@
 """POST documents, follow their jobs, see what would be learned."""
 
 import asyncio
+import contextlib
 import hashlib
-import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Depends, Header, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from service.errors import InvalidRequest, TooLarge
@@ -54,12 +54,16 @@ async def cancel(runtime: RuntimeOf, job_id: str) -> dict[str, Any]:
     return job_out(await runtime.queue.cancel(job_id))
 
 
-@router.get("/learn/{job_id}/events", response_class=EventSourceResponse)
+async def _known(runtime: RuntimeOf, job_id: str) -> None:
+    """Before the answer begins: afterwards an unknown job could not be a 404 any more."""
+    await runtime.queue.read(job_id)
+
+
+@router.get("/learn/{job_id}/events", response_class=EventSourceResponse, dependencies=[Depends(_known)])
 async def events(
-    runtime: RuntimeOf, job_id: str, last_event_id: Annotated[str, Header(pattern=r"^\d+(-\d+)?$")] = "0"
+    runtime: RuntimeOf, job_id: str, last_event_id: Annotated[str, Header(pattern=r"^\d{1,19}(-\d{1,19})?$")] = "0"
 ) -> AsyncIterator[ServerSentEvent]:
     """Status and stages as they happen; resumes after Last-Event-ID."""
-    await runtime.queue.read(job_id)
     async for event in runtime.queue.follow(job_id, last_event_id):
         yield ServerSentEvent(comment="waiting") if event is None else ServerSentEvent(data=event[1], event="job", id=event[0])
 
@@ -73,7 +77,9 @@ async def score(runtime: RuntimeOf, body: ScoreIn) -> dict[str, Any]:
         with runtime.turns.learning():
             return [{"text": text, "weight": weight} for text, weight in runtime.learner.score(body.text)]
 
-    return {"tokens": await asyncio.to_thread(run), "scorer": "trained" if runtime.scorer_trained else "surprise"}
+    async with runtime.scoring:  # one at a time: threads are few, and this one waits for the job that is being learned
+        tokens = await asyncio.to_thread(run)
+    return {"tokens": tokens, "scorer": "trained" if runtime.scorer_trained else "surprise"}
 
 
 def _namespace(body: LearnIn, documents: list[DocumentIn]) -> str:
@@ -98,15 +104,9 @@ def _new(document: DocumentIn) -> NewDocument:
 
 async def _wait(runtime: Runtime, jobs: list[Job], seconds: float) -> list[Job]:
     """The jobs as they are once all have ended, or after `seconds`."""
-    deadline = time.monotonic() + seconds
-
-    async def until_final(job: Job) -> None:
-        while not job.final and time.monotonic() < deadline:
-            async for event in runtime.queue.follow(job.job_id, block_seconds=max(0.01, deadline - time.monotonic())):
-                if event is None:
-                    return
-
-            return
-
-    await asyncio.gather(*(until_final(job) for job in jobs))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            for job in jobs:  # one after the other: a request holds one connection, however many documents it has
+                async for _ in runtime.queue.follow(job.job_id):
+                    pass
     return [await runtime.queue.read(job.job_id) for job in jobs]
