@@ -2,8 +2,8 @@
 
     infold serve --views 0 & python benchmarks/fast_path.py --url http://127.0.0.1:8000
 
-The unit is a plain forward and backward pass over the document with gradients of all weights, in this process, on one thread, taken right
-before each document is posted. Prints one JSON line of medians in milliseconds and their ratio.
+The unit is a plain forward and backward pass over the document with gradients of all weights, in this process, on one
+thread, taken right before each document is posted. Prints one JSON line of medians in milliseconds and their ratio.
 """
 
 import argparse
