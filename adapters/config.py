@@ -134,8 +134,10 @@ class GuardConfig:
     """What an update may cost before it is rejected."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
-    probes: int = 2
+    probes: int = 4
     """Held-out samples measured per update; the whole set is gone through in turns."""
+    raw_probes: int = 1
+    """The same for an update from raw text, the fast path."""
     kl_step: float = 0.02
     """Most drift that one update may add, nats per token."""
     kl_total: float = 0.5
@@ -144,7 +146,7 @@ class GuardConfig:
     """Most loss, as a share of the recalled lessons, that one update may cause."""
 
     def __post_init__(self) -> None:
-        _require(self.probes >= 1, "guard.probes must be at least 1")
+        _require(self.probes >= 1 and self.raw_probes >= 1, "guard.probes and guard.raw_probes must be at least 1")
         _require(self.kl_step > 0 and self.kl_total > 0, "guard budgets must be positive")
         _require(0 <= self.retention_loss <= 1, "guard.retention_loss must be in [0, 1]")
 

@@ -124,7 +124,8 @@ class DampedCurvature:
 
     def direction(self, terms: Terms) -> Delta:
         """-(B + damping)^-1 G (A + damping)^-1 for G = d^T x, as factors of rank N (positions)."""
-        return Delta({n: (-(self.inverse_B[n] @ d.T), self.inverse_A[n] @ x.T) for n, (x, d) in terms.items()})
+        # few rows from the left: the factors are symmetric, and this order is several times faster
+        return Delta({n: (-(d @ self.inverse_B[n]).T, (x @ self.inverse_A[n]).T) for n, (x, d) in terms.items()})
 
     def slope(self, terms: Terms, delta: Delta) -> float:
         """<G, D>: predicted change of the loss along `delta`, to first order."""
@@ -133,7 +134,8 @@ class DampedCurvature:
     def quadratic(self, delta: Delta) -> float:
         """sum_l tr(B D A D^T): twice the predicted KL to the preserved text, nats per token."""
         return sum(
-            float(((left.T @ self.B[n] @ left) * (right.T @ self.A[n] @ right)).sum()) for n, (left, right) in delta.factors.items()
+            float(((left.T.contiguous() @ self.B[n] @ left) * (right.T.contiguous() @ self.A[n] @ right)).sum())
+            for n, (left, right) in delta.factors.items()
         )
 
 
@@ -141,4 +143,4 @@ def _damped_inverse(matrix: Tensor, damping: float) -> Tensor:
     """(M + damping * mean diagonal * I)^-1, symmetric positive definite, float32 (inverted in float64)."""
     wide = matrix.double()
     wide = wide + damping * wide.diagonal().mean().clamp(min=1e-30) * torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-    return torch.cholesky_inverse(torch.linalg.cholesky(wide)).float()
+    return torch.cholesky_inverse(torch.linalg.cholesky(wide)).float().contiguous()

@@ -49,9 +49,8 @@ class Guard:
     @torch.no_grad()
     def measure(self, new: Sequence[Memory], recalled: Sequence[Memory], turn: int) -> Drift:
         """Probe the weights installed. `turn` chooses the part of the held-out samples. Two forward passes: probes, and lessons."""
-        picked = [
-            (turn * self.config.probes + i) % len(self._held_out) for i in range(min(self.config.probes, len(self._held_out)))
-        ]
+        wanted = min(self.config.probes if new else self.config.raw_probes, len(self._held_out))
+        picked = [(turn * wanted + i) % len(self._held_out) for i in range(wanted)]
         nll = self._workspace.nll(self._workspace.batch(self._held_out[picked].tolist()))
         kl = _sampled_kl(self._base_nll[picked], nll)
         asked = [m for m in (*new, *recalled) if any(m.required)]

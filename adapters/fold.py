@@ -8,6 +8,7 @@ Covered: one batch of weighted texts. Not covered: which texts and weights (`vie
 (`drift.py`)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,11 @@ from adapters.capture import Capture, Terms, frozen_stem
 from adapters.config import FoldConfig
 from adapters.curvature import DampedCurvature
 from adapters.delta import Delta, join
-from adapters.workspace import Batch, Workspace
+from adapters.importance import features_of
+from adapters.workspace import Batch, Workspace, token_nll
 
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""Features of predicted tokens (see `importance.features_of`) -> their weights (B, T-1)."""
 ENOUGH = 0.9
 """A step counts when the loss falls below this share of what it was."""
 
@@ -55,8 +59,7 @@ class FoldReport:
 class _Position:
     """Where a fold stands: losses at the current weights, and what is still missing."""
 
-    def __init__(self, workspace: Workspace, lesson: Lesson, weights: Tensor, config: FoldConfig) -> None:
-        nll = workspace.nll(lesson.batch)
+    def __init__(self, nll: Tensor, lesson: Lesson, weights: Tensor, config: FoldConfig) -> None:
         self.weights = weights
         self.loss = weighted_mean(nll, weights)
         self.missing = lesson.required & (nll.detach() > config.required_nll)
@@ -76,17 +79,20 @@ def weighted_mean(nll: Tensor, weights: Tensor) -> Tensor:
     return rows.sum() / (mass > 0).sum().clamp(min=1)
 
 
-def fold(workspace: Workspace, lesson: Lesson, curvature: DampedCurvature, config: FoldConfig) -> tuple[Delta, FoldReport]:
+def fold(
+    workspace: Workspace, lesson: Lesson, curvature: DampedCurvature, config: FoldConfig, weigh_first: Weigh | None = None
+) -> tuple[Delta, FoldReport]:
     """Fold `lesson` into the weights installed in `workspace`, which afterwards holds the result, up to truncation.
 
+    weigh_first: computes the weights from the features that the first forward pass yields anyway; those of the lesson are ignored.
     All weights zero: the zero delta.
     """
     parts: list[Delta] = []
     predicted = actual = 0.0
     with Capture(workspace.model, workspace.targets) as capture, frozen_stem(workspace.model, workspace.targets):
-        at = _Position(workspace, lesson, lesson.weights, config)
+        at = _first(workspace, lesson, config, weigh_first)
         before = at.loss.item()
-        while bool(lesson.weights.any()) and not at.done and len(parts) < config.iterations:
+        while bool(at.weights.any()) and not at.done and len(parts) < config.iterations:
             at.raise_missing()
             workspace.pace()
             terms = _prune(capture.terms(at.loss), config.keep)
@@ -103,6 +109,16 @@ def fold(workspace: Workspace, lesson: Lesson, curvature: DampedCurvature, confi
     delta = join(parts).truncate(config.singular)
     kl = curvature.quadratic(delta) / 2
     return delta, FoldReport(before, at.loss.item(), predicted, actual, kl, len(parts), not bool(at.missing.any()))
+
+
+def _first(workspace: Workspace, lesson: Lesson, config: FoldConfig, weigh_first: Weigh | None) -> _Position:
+    """Where a fold starts."""
+    if weigh_first is None:
+        return _Position(workspace.nll(lesson.batch), lesson, lesson.weights, config)
+    outputs = workspace.outputs(lesson.batch)
+    assert outputs.logits is not None
+    weights = weigh_first(*features_of(outputs, lesson.batch))
+    return _Position(token_nll(outputs.logits, lesson.batch.ids), lesson, weights, config)
 
 
 def _length(curvature: DampedCurvature, direction: Delta, slope: float, loss: float, budget: float) -> float:
@@ -125,16 +141,16 @@ def _advance(
 ) -> tuple[_Position, float]:
     """Step along `direction`, halving until the loss is low enough. Returns where that led, and the step: 0 if none helps."""
     workspace.step(direction, step)
-    at = _Position(workspace, lesson, weights, config)
+    at = _Position(workspace.nll(lesson.batch), lesson, weights, config)
     for _ in range(config.backtracks):
         if at.loss.item() <= ENOUGH * before:
             break
         workspace.step(direction, -step / 2)
         step = step / 2
-        at = _Position(workspace, lesson, weights, config)
+        at = _Position(workspace.nll(lesson.batch), lesson, weights, config)
     if not at.loss.item() < before:
         workspace.step(direction, -step)
-        return _Position(workspace, lesson, weights, config), 0.0
+        return _Position(workspace.nll(lesson.batch), lesson, weights, config), 0.0
     return at, step
 
 

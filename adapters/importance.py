@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from adapters.errors import CorruptCheckpoint
 from adapters.workspace import Batch, Workspace
@@ -63,16 +64,22 @@ class TokenScorer(nn.Module):
 
 @torch.no_grad()
 def features(workspace: Workspace, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the head sees of each predicted token, at the weights installed: one forward pass.
+    """What the head sees of each predicted token, at the weights installed: one forward pass. See `features_of`."""
+    return features_of(workspace.outputs(batch), batch)
 
-    Returns hidden (B, T-1, H) from below the last layer, and evidence (B, T-1, 2): its NLL and the entropy before it,
-    in nats."""
-    workspace.pace()
-    out = workspace.model(batch.ids, attention_mask=batch.mask, use_cache=False, output_hidden_states=True)
-    logp = out.logits[:, :-1].float().log_softmax(-1)
+
+@torch.no_grad()
+def features_of(outputs: CausalLMOutputWithPast, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the head sees of each predicted token, from a forward pass that was made anyway.
+
+    Returns hidden (B, T-1, H) from below the last layer, and evidence (B, T-1, 2): its NLL and the entropy before it, in nats.
+    """
+    assert outputs.logits is not None
+    assert outputs.hidden_states is not None
+    logp = outputs.logits[:, :-1].detach().float().log_softmax(-1)
     nll = -logp.gather(-1, batch.ids[:, 1:, None])
     entropy = -(logp.exp() * logp).sum(-1, keepdim=True)
-    return out.hidden_states[-2][:, 1:].float(), torch.cat([nll, entropy], -1)
+    return outputs.hidden_states[-2][:, 1:].detach().float(), torch.cat([nll, entropy], -1)
 
 
 def weigh(scorer: TokenScorer | None, hidden: Tensor, evidence: Tensor, predicted: Tensor, threshold: float) -> Tensor:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from adapters.config import LearnConfig
 from adapters.curvature import Curvature, DampedCurvature
@@ -81,7 +82,7 @@ class Learner:
         """Token texts and weights of a document at the base weights. What two windows share is taken from the later one."""
         self.workspace.install(self.workspace.base_weights)
         pieces = windows(self.workspace.base, document, self.window)
-        return _merge(pieces, [self._weigh_rows([self.workspace.base.encode(piece.text)])[1] for piece in pieces])
+        return _merge(pieces, [self._labelled(self._weigh_rows([self.workspace.base.encode(piece.text)])) for piece in pieces])
 
     def learn(
         self,
@@ -127,29 +128,46 @@ class Learner:
         return Learned(delta, result, new, weights, report)
 
     def _learn_window(self, piece: str, candidate: DeltaSum, recalled: Sequence[Memory], turn: int, clock: "_Clock") -> "_Part":
-        """Learn one window and add its delta to `candidate`."""
+        """Learn one window and add its delta to `candidate`: through views of it, or its raw text if there are none."""
         workspace, base = self.workspace, self.workspace.base
+        if self.config.views.count == 0:
+            return self._learn_raw(piece, candidate, clock)
         workspace.install(workspace.base_weights)
         with clock.stage("view"):
             views = self._write(piece, turn)
+        if not views:
+            return self._learn_raw(piece, candidate, clock)
         with clock.stage("score"):
-            rows = [base.encode(piece)] + [view.ids(base, self.template) for view in views]
-            lesson, weights = self._weigh_rows(rows)
+            lesson = self._weigh_rows([base.encode(piece)] + [view.ids(base, self.template) for view in views])
+            weights = self._labelled(lesson)
             workspace.install(candidate.weights())
             sure = math.exp(-self.config.fold.required_nll)
             unknown = [i for i, known in enumerate(answered(workspace, self.template, views, sure), 1) if not known]
-        nothing_new = bool(views) and not unknown
         taught = [views[i - 1] for i in unknown]
-        lesson = self._select(lesson, unknown, taught) if unknown else self._select(lesson, [0], [])
-        read, kept = int(lesson.batch.predicted.sum()), int((lesson.weights > 0).sum())
-        if nothing_new:
-            return _Part(weights, read, 0)
+        if not taught:
+            return _Part(weights, int(lesson.batch.predicted[0].sum()), 0)
+        lesson = self._select(lesson, unknown, taught)
         with clock.stage("fold"):
-            settings = self.config.fold if taught else replace(self.config.fold, iterations=self.config.fold.raw_iterations)
-            lesson_now = rehearse(workspace, lesson, recalled) if taught else lesson
-            delta, report = fold(workspace, lesson_now, self.curvature, settings)
+            delta, report = fold(workspace, rehearse(workspace, lesson, recalled), self.curvature, self.config.fold)
             candidate.add(delta)
-        return _Part(weights, read, kept, tuple(taught), delta, tuple(memorise(lesson)), report)
+        return _Part(weights, *_counts(lesson), tuple(taught), delta, tuple(memorise(lesson)), report)
+
+    def _learn_raw(self, piece: str, candidate: DeltaSum, clock: "_Clock") -> "_Part":
+        """The fast path: weigh and fold the text itself, where scoring shares the first forward pass of the fold."""
+        workspace = self.workspace
+        with clock.stage("fold"):
+            workspace.install(candidate.weights())
+            batch = workspace.batch([workspace.base.encode(piece)])
+            weights = torch.zeros_like(batch.predicted)
+
+            def weigh_first(hidden: Tensor, evidence: Tensor) -> Tensor:
+                return weights.copy_(weigh(self.scorer, hidden, evidence, batch.predicted, self.config.weigh.threshold))
+
+            lesson = Lesson(batch, weights, torch.zeros_like(weights, dtype=torch.bool))
+            settings = replace(self.config.fold, iterations=self.config.fold.raw_iterations)
+            delta, report = fold(workspace, lesson, self.curvature, settings, weigh_first)
+            candidate.add(delta)
+        return _Part(self._labelled(lesson), *_counts(lesson), (), delta, (), report)
 
     def _judge(
         self, current: DeltaSum, candidate: DeltaSum, new: Sequence[Memory], recalled: Sequence[Memory], turn: int
@@ -170,16 +188,18 @@ class Learner:
         good = borne_out(self.workspace, self.template, views, piece, self.config.views.plausible)
         return [view for view, kept in zip(views, good, strict=True) if kept]
 
-    def _weigh_rows(self, rows: list[list[int]]) -> tuple[Lesson, tuple[TokenWeight, ...]]:
-        """Weights of all rows in one forward pass at the weights installed; the first row's, with its tokens' texts, besides."""
+    def _weigh_rows(self, rows: list[list[int]]) -> Lesson:
+        """Weights of all rows in one forward pass at the weights installed; nothing is required."""
         batch = self.workspace.batch(rows)
         weights = weigh(self.scorer, *features(self.workspace, batch), batch.predicted, self.config.weigh.threshold)
-        first = self.workspace.base.tokenizer.convert_ids_to_tokens(rows[0])
-        texts = [self.workspace.base.tokenizer.convert_tokens_to_string([token]) for token in first]
-        labelled = zip(texts, [0.0, *weights[0].tolist()], strict=False)
-        return Lesson(batch, weights, torch.zeros_like(weights, dtype=torch.bool)), tuple(labelled)[
-            len(self.workspace.base.start) :
-        ]
+        return Lesson(batch, weights, torch.zeros_like(weights, dtype=torch.bool))
+
+    def _labelled(self, lesson: Lesson) -> tuple[TokenWeight, ...]:
+        """The first row's tokens as text, with their weights."""
+        tokenizer, start = self.workspace.base.tokenizer, len(self.workspace.base.start)
+        ids = lesson.batch.ids[0, : int(lesson.batch.mask[0].sum())].tolist()
+        texts = [tokenizer.convert_tokens_to_string([token]) for token in tokenizer.convert_ids_to_tokens(ids)]
+        return tuple(zip(texts, [0.0, *lesson.weights[0].tolist()], strict=False))[start:]
 
     def _select(self, lesson: Lesson, rows: list[int], views: list[View]) -> Lesson:
         """These rows of a lesson. Of `views`, if any, the answers are required, and only they are weighed: questions are given."""
@@ -207,6 +227,11 @@ def _merge(pieces: Sequence[Window], weights: Sequence[tuple[TokenWeight, ...]])
         del tokens[len(tokens) - piece.shared :]
         tokens += found
     return tuple(tokens)
+
+
+def _counts(lesson: Lesson) -> tuple[int, int]:
+    """Tokens read, and tokens kept."""
+    return int(lesson.batch.predicted.sum()), int((lesson.weights > 0).sum())
 
 
 @dataclass(frozen=True)

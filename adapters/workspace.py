@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.pytorch_utils import Conv1D
 
 from adapters.base_model import BaseModel, learning_view, pad_rows
@@ -84,6 +85,12 @@ class Workspace:
         self.pace()
         logits: Tensor = self.model(batch.ids, attention_mask=batch.mask, use_cache=False).logits
         return logits
+
+    def outputs(self, batch: Batch) -> CausalLMOutputWithPast:
+        """Of one forward pass, with the hidden states of all layers."""
+        self.pace()
+        found: CausalLMOutputWithPast = self.model(batch.ids, attention_mask=batch.mask, use_cache=False, output_hidden_states=True)
+        return found
 
     def nll(self, batch: Batch) -> Tensor:
         """(B, T-1) float32: negative log-likelihood of each next token, in nats; garbage where padded."""

@@ -5,6 +5,7 @@ Answers go to standard output, progress and errors to standard error. Exit codes
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,7 @@ def serve(
     import uvicorn
 
     from service.app import create_app
+    from service.runtime import Runtime
 
     learn = None if views is None else {"views": {"count": views}}
     flags: dict[str, Any] = {"namespaces": tuple(namespace) if namespace else None, "learn": learn}
@@ -71,10 +73,16 @@ def serve(
         _log_to_stderr()
         served = create_app(settings)
         _greet(settings)
-        uvicorn.run(
+        server = uvicorn.Server(uvicorn.Config(
             served, host=settings.host, port=settings.port, log_config=None, access_log=False,
             timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
-        )  # fmt: skip
+        ))  # fmt: skip
+        runtime: Runtime = served.state.runtime
+        runtime.on_failure = lambda: setattr(server, "should_exit", True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again once everything has ended
+        server.run()
+        if runtime.failure is not None or not server.started:
+            raise ServiceError(str(runtime.failure or "the server could not start; its log says why"))
 
 
 @app.command()

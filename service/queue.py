@@ -93,6 +93,14 @@ end
 local depth = redis.call('XLEN', jobs)
 if #fresh > 0 and depth + #fresh > limit then return {'full', depth} end
 for _, d in ipairs(fresh) do
+  local before = redis.call('HGET', prefix .. d.document_id, 'job')
+  before = before and 'infold:job:' .. before
+  if before and redis.call('HGET', before, 'status') == 'queued' then  -- its text is about to be replaced
+    redis.call('HSET', before, 'status', 'cancelled', 'finished_at', now, 'error', 'superseded by ' .. d.job_id)
+    redis.call('XADD', before .. ':events', '*', 'status', 'cancelled')
+    redis.call('EXPIRE', before .. ':events', 3600)
+  end
+  redis.call('HDEL', prefix .. d.document_id, 'version', 'tokens', 'learned_at')
   redis.call('HSET', prefix .. d.document_id, 'text', d.text, 'sha256', d.sha256, 'metadata', d.metadata,
     'job', d.job_id, 'accepted_at', now)
   redis.call('ZADD', documents, now, d.document_id)

@@ -6,7 +6,7 @@ Covered: start-up, readiness, shutdown. Not covered: HTTP (`routes/`), the life 
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from redis.exceptions import RedisError
@@ -54,6 +54,8 @@ class Runtime:
         self._learner: Learner | None = None
         self.worker: Worker | None = None
         self.failure: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called if there is nothing to serve: the model cannot be loaded or measured."""
 
     @property
     def base(self) -> BaseModel:
@@ -133,6 +135,8 @@ class Runtime:
         except BaseException as error:
             self.failure = error
             log.exception("the server cannot go on")
+            if self._learner is None:
+                self.on_failure()
             raise
 
     async def _reach_redis(self) -> None:

@@ -134,7 +134,7 @@ class RollbackIn(_Body):
     """Body of POST /versions/rollback."""
 
     to: str
-    expected: str | None = None
+    expected: str | None = Field(None, min_length=1)
     namespace: str = "default"
 
 

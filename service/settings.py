@@ -5,6 +5,7 @@ Unknown keys are refused wherever they come from a file or a flag.
 """
 
 import os
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,7 +38,7 @@ class Settings(BaseSettings):
     """auto: bfloat16 on a GPU, float32 on CPU."""
     threads: int | None = Field(None, ge=1)
     """Threads of one matrix product; None: one for models below 100M parameters, else torch's own choice."""
-    namespaces: tuple[Namespace, ...] = ("default",)
+    namespaces: tuple[Namespace, ...] = Field(("default",), min_length=1)
     view_prompt: str | None = None
     """A view template as JSON, or the path of a file with one; None: `infold.json` beside the weights, else a default."""
 
@@ -69,22 +70,31 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, file; no .env."""
-        config = os.environ.get("INFOLD_CONFIG")
-        sources = (init_settings, env_settings)
-        return (*sources, TomlConfigSettingsSource(settings_cls, config)) if config else sources
+        sources, config = (init_settings, env_settings), _file.get()
+        return sources if config is None else (*sources, TomlConfigSettingsSource(settings_cls, config))
+
+
+_file: ContextVar[Path | None] = ContextVar("file", default=None)
+"""The settings file, while settings are loaded."""
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:
-    """Settings from flags that are not None, the environment, and a file.
+    """Settings from flags that are not None, the environment, and a file (`config`, or what `INFOLD_CONFIG` names).
 
     Raises:
         InvalidSettings: a value out of range, an unknown key, an unreadable file.
     """
-    if config is not None:
-        if not config.is_file():
-            raise InvalidSettings(f"there is no settings file {config}")
-        os.environ["INFOLD_CONFIG"] = str(config)
+    named = os.environ.get("INFOLD_CONFIG")
+    config = Path(named) if config is None and named else config
+    if config is not None and not config.is_file():
+        raise InvalidSettings(f"there is no settings file {config}")
+    token = _file.set(config)
     try:
         return Settings(**{key: value for key, value in flags.items() if value is not None})
-    except (ValidationError, ValueError) as error:
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InvalidSettings("; ".join(wrong)) from error
+    except ValueError as error:
         raise InvalidSettings(str(error)) from error
+    finally:
+        _file.reset(token)

@@ -158,7 +158,7 @@ class Worker:
         self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
         self._metrics.retention.set(learned.report.drift.retained)
         self._heads[job.namespace] = _Head(record, learned.total, [*head.memories, *learned.memories])
-        self._residency.pin(job.namespace, record.digest)
+        await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
         self._metrics.show_version(job.namespace, record.name)
 
     def _checkpoint(self, document_id: str, head: _Head, learned: Learned) -> Version:

@@ -29,8 +29,13 @@ async def version(runtime: RuntimeOf, version: str, namespace: str = "default") 
 async def rollback(runtime: RuntimeOf, body: RollbackIn) -> dict[str, Any]:
     """Point the alias to a version, if it still points to `expected`."""
     started = time.perf_counter()
-    record = await runtime.ledger.move_alias(body.namespace, body.to, body.expected)
-    await asyncio.to_thread(runtime.residency.pin, body.namespace, record.digest)
+    digest = runtime.ledger.resolve(body.namespace, body.to).digest
+    key = await asyncio.to_thread(runtime.residency.acquire, digest)  # first: what cannot be loaded must not answer
+    try:
+        record = await runtime.ledger.move_alias(body.namespace, body.to, body.expected)
+        runtime.residency.pin(body.namespace, digest)
+    finally:
+        runtime.residency.release(key)
     runtime.metrics.show_version(body.namespace, record.name)
     runtime.metrics.operation.labels("rollback").observe(time.perf_counter() - started)
     return version_out(record, record.name)
