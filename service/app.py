@@ -64,6 +64,9 @@ async def _answer_error(_: Request, error: Exception) -> JSONResponse:
 async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["type"] == "json_invalid" or first["loc"] == ("body",):
+        message = "the body must be a JSON object, sent with content-type application/json"
+        return JSONResponse(error_body(400, message, "invalid_request"), 400)
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
     reason = str(first["msg"]).removeprefix("Value error, ")
     return JSONResponse(error_body(400, f"{where}: {reason}" if where else reason, "invalid_request", where or None), 400)
