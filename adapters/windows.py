@@ -41,7 +41,7 @@ def windows(base: BaseModel, document: str, size: int) -> list[Window]:
         return [Window(document, 0)]
     at = [0, *(end for _, end in offsets[:-1]), len(document)]
     # A character may take several tokens: cut only between characters.
-    cuts = [0, *(i for i in range(1, total) if offsets[i][0] >= offsets[i - 1][1]), total]
+    cuts = [0, *(i for i in range(1, total) if offsets[i][0] >= at[i] > 0), total]
 
     def cut(limit: int, beyond: int) -> int:
         return cuts[max(bisect_right(cuts, limit) - 1, bisect_right(cuts, beyond))]

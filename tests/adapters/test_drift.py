@@ -1,0 +1,173 @@
+"""The guard: what it measures, and each reason for which it says no."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters.base_model import BaseModel
+from adapters.config import CurvatureConfig, GuardConfig
+from adapters.curvature import Curvature, measure_curvature
+from adapters.drift import UNTOUCHED, Drift, Guard
+from adapters.reflection import Memory
+from adapters.sampling import continue_rows
+from adapters.workspace import Workspace
+
+MakeWorkspace = Callable[..., Workspace]
+Measure = Callable[[Workspace], Curvature]
+CONFIG = GuardConfig(probes=4, raw_probes=4, kl_step=0.02, kl_total=0.5, retention_loss=0.5)
+
+
+class Guarded:
+    """A workspace with a guard."""
+
+    def __init__(self, workspace: Workspace, held_out: torch.Tensor, config: GuardConfig = CONFIG) -> None:
+        self.workspace, self.held_out = workspace, held_out
+        self.guard = Guard(workspace, held_out, config)
+
+    def disturb(self, scale: float, seed: int = 0) -> None:
+        """Install base weights with noise."""
+        generator = torch.Generator().manual_seed(seed)
+        base = self.workspace.base_weights
+        self.workspace.install({n: w + scale * torch.randn(w.shape, generator=generator) for n, w in base.items()})
+
+    def kl(self, turn: int = 0) -> float:
+        return self.guard.measure([], [], turn).kl
+
+
+@pytest.fixture(scope="module")
+def guarded(make_workspace: MakeWorkspace, measure: Measure) -> Guarded:
+    workspace = make_workspace()
+    return Guarded(workspace, measure(workspace).held_out)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma3_text"])
+def test_the_base_model_has_not_drifted_from_itself(kind: str, make_workspace: MakeWorkspace, measure: Measure) -> None:
+    workspace = make_workspace(kind)
+    guard = Guard(workspace, measure(workspace).held_out, CONFIG)
+    for turn in range(5):
+        assert guard.measure([], [], turn) == UNTOUCHED
+
+
+@settings(max_examples=30)
+@given(scale=st.sampled_from([0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-2, 0.3, 3.0]), seed=st.integers(0, 100), turn=st.integers(0, 100))
+def test_drift_is_never_negative(guarded: Guarded, scale: float, seed: int, turn: int) -> None:
+    guarded.disturb(scale, seed)
+    assert guarded.kl(turn) >= 0
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-7, 1e-6, 1e-5])
+def test_the_least_drift_of_a_sure_model_is_not_negative(
+    scale: float, reader: BaseModel, make_workspace: MakeWorkspace, measure: Measure
+) -> None:
+    """Where probabilities are near 1, losses differ by less than single precision tells of their ratio."""
+    workspace = make_workspace(reader)
+    at = Guarded(workspace, measure(workspace).held_out)
+    for seed in range(10):
+        at.disturb(scale, seed)
+        assert at.kl(seed) >= 0
+
+
+def test_drift_grows_with_the_change(guarded: Guarded) -> None:
+    drifts = []
+    for scale in (0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1):
+        guarded.disturb(scale)
+        drifts.append(guarded.kl())
+    assert drifts == sorted(drifts)
+    assert drifts[0] == 0 < drifts[1]
+
+
+def test_drift_estimates_the_divergence_from_the_base_model(make_workspace: MakeWorkspace) -> None:
+    """Against the exact KL(base || candidate) of every next token's distribution on the same text."""
+    workspace = make_workspace()
+    text = measure_curvature(workspace, CurvatureConfig(samples=1, length=16, batch=1, held_out=400)).held_out
+    at = Guarded(workspace, text, GuardConfig(probes=400, raw_probes=400))
+    batch = workspace.batch(text.tolist())
+    base = workspace.logits(batch)[:, :-1].log_softmax(-1)
+    at.disturb(0.02)
+    candidate = workspace.logits(batch)[:, :-1].log_softmax(-1)
+    exact = float((base.exp() * (base - candidate)).sum(-1).mean())
+    assert at.kl() == pytest.approx(exact, rel=0.25)
+
+
+def test_turns_go_through_all_held_out_text(guarded: Guarded) -> None:
+    samples = len(guarded.held_out)
+    guarded.disturb(0.0)
+    whole = Guarded(guarded.workspace, guarded.held_out, GuardConfig(probes=1000, raw_probes=1000))
+    guarded.disturb(0.05)
+    turns = [guarded.kl(turn) for turn in range(samples // CONFIG.probes)]
+    assert len(set(turns)) == len(turns) > 1
+    assert sum(turns) / len(turns) == pytest.approx(whole.kl(), rel=1e-4)
+
+
+def test_a_guard_may_have_fewer_samples_than_probes(make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace()
+    at = Guarded(workspace, torch.tensor([[1, 40, 41, 42]]))
+    assert at.kl(3) == 0
+
+
+def lesson(workspace: Workspace, prompt: str, right: bool) -> Memory:
+    """A memory whose answer is what greedy decoding writes, or is not."""
+    row = workspace.base.encode(prompt)
+    (answer,) = continue_rows(workspace, [row], 3, [0.0])
+    if not right:
+        answer[1] = (answer[1] + 1) % 300
+    ids = (*row, *answer)
+    required = (False,) * (len(row) - 1) + (True,) * 3
+    return Memory(ids, tuple(map(float, required)), required)
+
+
+def test_lessons_count_as_known_when_all_of_their_answer_is_the_likeliest(guarded: Guarded) -> None:
+    guarded.disturb(0.0)
+    known = [lesson(guarded.workspace, prompt, True) for prompt in ("Mira Holm", "Q: Where was Jon Vik born? A:", "x")]
+    unknown = [lesson(guarded.workspace, prompt, False) for prompt in ("Anna", "News: Lund")]
+    measure = guarded.guard.measure
+    assert measure(known, unknown, 0) == Drift(0.0, 1.0, 0.0)
+    assert measure(unknown, known, 0) == Drift(0.0, 0.0, 1.0)
+    assert measure([*known, *unknown], [known[0], unknown[0]], 0) == Drift(0.0, 0.6, 0.5)
+
+
+def test_raw_text_has_its_own_number_of_probes(guarded: Guarded) -> None:
+    few = Guarded(guarded.workspace, guarded.held_out, GuardConfig(probes=8, raw_probes=1))
+    known = [lesson(guarded.workspace, "Mira Holm", True)]
+    few.disturb(0.05)
+    drifts = [few.guard.measure([], [], turn).kl for turn in range(8)]
+    assert sum(drifts) / 8 == pytest.approx(few.guard.measure(known, [], 0).kl, rel=1e-4)
+    assert len(set(drifts)) == 8
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_rejected(number: float, guarded: Guarded) -> None:
+    base = guarded.workspace.base_weights
+    guarded.workspace.install({name: torch.full_like(weight, number) for name, weight in base.items()})
+    verdict = guarded.guard.verdict(UNTOUCHED, guarded.guard.measure([], [], 0))
+    assert verdict == "the candidate's probabilities are not finite"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        (Drift(0.0, 1.0, 1.0), Drift(0.021, 1.0, 1.0), "drift of this update 0.0210 nats per token exceeds the budget of 0.02"),
+        (Drift(0.495, 1.0, 1.0), Drift(0.51, 1.0, 1.0), "total drift 0.5100 nats per token exceeds the budget of 0.5"),
+        (Drift(0.1, 1.0, 1.0), Drift(0.1, 1.0, 0.4), "retention of earlier documents fell from 1.00 to 0.40"),
+        (Drift(0.0, 1.0, 1.0), Drift(float("nan"), 1.0, 1.0), "the candidate's probabilities are not finite"),
+        (Drift(0.0, 1.0, 1.0), Drift(float("inf"), 1.0, 1.0), "the candidate's probabilities are not finite"),
+    ],
+)
+def test_each_budget_that_is_exceeded_is_named(before: Drift, after: Drift, reason: str, guarded: Guarded) -> None:
+    assert guarded.guard.verdict(before, after) == reason
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (UNTOUCHED, UNTOUCHED),
+        (UNTOUCHED, Drift(0.019, 0.0, 0.5)),
+        (Drift(0.49, 1.0, 1.0), Drift(0.5, 1.0, 1.0)),
+        (Drift(0.1, 1.0, 0.2), Drift(0.05, 1.0, 0.2)),
+    ],
+)
+def test_within_all_budgets_there_is_nothing_to_say(before: Drift, after: Drift, guarded: Guarded) -> None:
+    assert guarded.guard.verdict(before, after) is None
