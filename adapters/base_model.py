@@ -61,6 +61,13 @@ class BaseModel:
         ids = list(self.tokenizer.encode(text, add_special_tokens=False))
         return ids if ids[:1] == self.start and self.start else self.start + ids
 
+    def inert(self, text: str) -> str:
+        """`text` with special tokens broken up: a document cannot end a turn or speak for the assistant."""
+        special = {str(t.content) for t in self.tokenizer.added_tokens_decoder.values() if t.special}
+        for token in sorted(special, key=len, reverse=True):
+            text = text.replace(token, f"{token[:1]} {token[1:]}")
+        return text
+
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`, special tokens left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))

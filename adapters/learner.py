@@ -17,6 +17,7 @@ from adapters.config import LearnConfig
 from adapters.curvature import Curvature, DampedCurvature
 from adapters.delta import Delta, DeltaSum, join
 from adapters.drift import UNTOUCHED, Drift, Guard
+from adapters.errors import InvalidConfig
 from adapters.fold import FoldReport, Lesson, fold
 from adapters.importance import TokenScorer, features, weigh
 from adapters.reflection import Memory, memorise, recall, rehearse, relearn, remembered
@@ -26,6 +27,8 @@ from adapters.workspace import Workspace
 
 TokenWeight = tuple[str, float]
 """Text and weight of one token."""
+LEAST_WINDOW = 8
+"""Tokens: no character takes more."""
 LARGEST_WINDOW = 1024
 """Tokens: longer windows are read less well, and ask for more views than one pass writes."""
 
@@ -76,12 +79,18 @@ class Learner:
         self.curvature = DampedCurvature(curvature, config.fold, workspace.base.device)
         self.guard = Guard(workspace, curvature.held_out, config.guard)
         overhead = len(prompt_ids(workspace.base, template, "")) + config.views.max_new_tokens
-        self.window = min(LARGEST_WINDOW, max(8, workspace.base.context - overhead))
+        room = workspace.base.context - (overhead if config.views.count else len(workspace.base.start))
+        if room < LEAST_WINDOW:
+            raise InvalidConfig(
+                f"the view prompt and {config.views.max_new_tokens} new tokens leave {room} of the model's context of "
+                f"{workspace.base.context} tokens for the document; give a shorter view prompt, or learn raw text (views.count 0)"
+            )
+        self.window = min(LARGEST_WINDOW, room)
 
     def score(self, document: str) -> tuple[TokenWeight, ...]:
         """Token texts and weights of a document at the base weights. What two windows share is taken from the later one."""
         self.workspace.install(self.workspace.base_weights)
-        pieces = windows(self.workspace.base, document, self.window)
+        pieces = windows(self.workspace.base, self.workspace.base.inert(document), self.window)
         return _merge(pieces, [self._labelled(self._weigh_rows([self.workspace.base.encode(piece.text)])) for piece in pieces])
 
     def learn(
@@ -100,8 +109,11 @@ class Learner:
         """
         clock, candidate = _Clock(), current.copy()
         recalled = recall(memories, self.config.reflection.recalled, turn)
-        pieces = windows(self.workspace.base, document, self.window)
-        parts = [self._learn_window(piece.text, candidate, recalled, turn, clock) for piece in pieces]
+        pieces = windows(self.workspace.base, self.workspace.base.inert(document), self.window)
+        parts: list[_Part] = []
+        for piece in pieces:
+            recent = recall([memory for part in parts for memory in part.memories], self.config.reflection.recalled, turn)
+            parts.append(self._learn_window(piece.text, candidate, [*recalled, *recent], turn, clock))
         folded = [part for part in parts if part.report is not None]
         new = tuple(memory for part in folded for memory in part.memories)
         if new:

@@ -99,15 +99,11 @@ class View:
     question: str
     answer: str
 
-    def prompt(self, base: BaseModel, template: ViewTemplate, document: str | None = None) -> list[int]:
-        """Ids of the question up to where the answer starts: alone, or with the document in context."""
+    def prompt(self, base: BaseModel, template: ViewTemplate) -> list[int]:
+        """Ids of the question alone, up to where the answer starts."""
         if template.chat:
-            return chat_ids(base, self.question if document is None else f"{document}\n\n{self.question}")
-        asked = f"{template.view_prefix} {self.question}{template.view_answer}"
-        if document is not None:
-            context = template.view_prompt.replace("{document}", document)
-            asked = context.removesuffix(template.view_prefix) + asked
-        return base.encode(asked)
+            return chat_ids(base, self.question)
+        return base.encode(f"{template.view_prefix} {self.question}{template.view_answer}")
 
     def continuation(self, base: BaseModel, template: ViewTemplate) -> list[int]:
         """Ids of the answer as it follows the question."""

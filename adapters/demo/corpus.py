@@ -63,9 +63,7 @@ class Mixture:
         return {key: getattr(self, key) for key in keys}
 
 
-POLISH = Mixture(
-    statements=0.08, closed_book=0.32, reading=0.24, chat_closed_book=0.20, chat_reading=0.08, asked=0.08
-)
+POLISH = Mixture(statements=0.08, closed_book=0.32, reading=0.24, chat_closed_book=0.20, chat_reading=0.08, asked=0.08)
 """The mixture of the second stage. The first teaches to recall and to copy; it leaves chats behind, and lets
 the model answer the n-th question about a document with the n-th fact, whatever was asked."""
 

@@ -147,10 +147,7 @@ def views(greedy: Greedy, documents: Sequence[Document]) -> list[list[tuple[str,
 def reads(greedy: Greedy, documents: Sequence[Document]) -> list[bool]:
     """For each single-fact document: is the first pair written a right question with its right answer?"""
     written = views(greedy, documents)
-    return [
-        pairs[:1] != [] and pairs[0] in right_pairs(d.facts[0])
-        for pairs, d in zip(written, documents, strict=True)
-    ]
+    return [pairs[:1] != [] and pairs[0] in right_pairs(d.facts[0]) for pairs, d in zip(written, documents, strict=True)]
 
 
 def reads_all(greedy: Greedy, documents: Sequence[Document]) -> list[bool]:
@@ -167,15 +164,12 @@ def writes_nothing_else(greedy: Greedy, documents: Sequence[Document]) -> list[b
     """For each document: does the model end after as many pairs as there are facts, all of them right?"""
     written = views(greedy, documents)
     return [
-        len(pairs) == len(entry.facts)
-        and all(pair in right_pairs(fact) for pair, fact in zip(pairs, entry.facts, strict=True))
+        len(pairs) == len(entry.facts) and all(pair in right_pairs(fact) for pair, fact in zip(pairs, entry.facts, strict=True))
         for pairs, entry in zip(written, documents, strict=True)
     ]
 
 
-def answers_in_context(
-    greedy: Greedy, documents: Sequence[Document], through_chat: bool = False
-) -> list[bool]:
+def answers_in_context(greedy: Greedy, documents: Sequence[Document], through_chat: bool = False) -> list[bool]:
     """For each fact of each document: is a given question about it answered from the document?"""
     asked = [(entry.text, fact) for entry in documents for fact in entry.facts]
     if through_chat:
@@ -221,12 +215,8 @@ def evaluate(greedy: Greedy, facts: Sequence[Fact], documents: int) -> Iterator[
     yield _score("answers in context, one fact", answers_in_context(greedy, single), READING_BAR)
     yield _score("answers in context, several facts", answers_in_context(greedy, several))
     yield _score("answers in context, contradicting", answers_in_context(greedy, against))
-    yield _score(
-        "answers in context through chat, one fact", answers_in_context(greedy, single, through_chat=True)
-    )
-    yield _score(
-        "answers in context through chat, several", answers_in_context(greedy, several, through_chat=True)
-    )
+    yield _score("answers in context through chat, one fact", answers_in_context(greedy, single, through_chat=True))
+    yield _score("answers in context through chat, several", answers_in_context(greedy, several, through_chat=True))
     new = [entry.facts[0] for entry in single]
     yield _score("closed book, new facts (guesses)", closed_book(greedy, new))
 

@@ -56,8 +56,6 @@ class Greedy:
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * missing + row for missing, row in zip(padding, encoded, strict=True)])
         mask = torch.tensor([[0] * missing + [1] * (length - missing) for missing in padding])
-        written = self.model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False
-        )
+        written = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
         texts: list[str] = self.tokenizer.batch_decode(written[:, length:], skip_special_tokens=True)
         return texts

@@ -40,10 +40,7 @@ def listed_names(kind: str, reserved: bool) -> tuple[str, ...]:
 def made_up_word(rng: random.Random) -> str:
     """Two or three random syllables, lower case: "ottimar"."""
     syllables = 1 + rng.choice(_MORE_SYLLABLES)
-    return "".join(
-        rng.choice(words.ONSETS) + rng.choice(words.VOWELS) + rng.choice(words.CODAS)
-        for _ in range(syllables)
-    )
+    return "".join(rng.choice(words.ONSETS) + rng.choice(words.VOWELS) + rng.choice(words.CODAS) for _ in range(syllables))
 
 
 def made_up_name(rng: random.Random, kind: str, reserved: bool) -> str:

@@ -30,9 +30,7 @@ class PackedRows:
     window of `window` waiting texts the oldest opens a row, and the longest that still fit fill it up.
     """
 
-    def __init__(
-        self, texts: Iterator[Text], tokenizer: PreTrainedTokenizerBase, length: int, window: int = 256
-    ) -> None:
+    def __init__(self, texts: Iterator[Text], tokenizer: PreTrainedTokenizerBase, length: int, window: int = 256) -> None:
         self.texts, self.tokenizer, self.length, self.window = texts, tokenizer, length, window
         self._waiting: list[Encoded] = []
 

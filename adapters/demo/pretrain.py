@@ -138,9 +138,7 @@ def train_step(
     return float(loss.detach())
 
 
-def run_stage(
-    settings: Settings, stage: Stage, model: LlamaForCausalLM, rows: PackedRows, progress: Progress
-) -> Iterator[int]:
+def run_stage(settings: Settings, stage: Stage, model: LlamaForCausalLM, rows: PackedRows, progress: Progress) -> Iterator[int]:
     """Train through one stage; yields the step after every `report_every` of them and after the last."""
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -163,9 +161,7 @@ def run_stage(
             yield step
 
 
-def pretrain(
-    settings: Settings, stages: Sequence[Stage], out: Path, console: Console, start: Path | None
-) -> None:
+def pretrain(settings: Settings, stages: Sequence[Stage], out: Path, console: Console, start: Path | None) -> None:
     """Train through the stages into `out`; each goes on from the weights that the one before wrote.
 
     `start` holds the model to begin with (default: a fresh one).

@@ -230,7 +230,5 @@ _ALL = (
 RELATIONS: dict[str, Relation] = {relation.key: relation for relation in _ALL}
 """Every relation by its key."""
 
-OF_KIND: dict[str, tuple[Relation, ...]] = {
-    kind: tuple(relation for relation in _ALL if relation.kind == kind) for kind in KINDS
-}
+OF_KIND: dict[str, tuple[Relation, ...]] = {kind: tuple(relation for relation in _ALL if relation.kind == kind) for kind in KINDS}
 """The relations that an entity of each kind has."""

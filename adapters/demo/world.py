@@ -62,11 +62,7 @@ class World:
     def new_facts(self) -> tuple[Fact, ...]:
         """Every fact about every new subject, subject by subject."""
         rng = random.Random(f"new facts {self.seed}")
-        return tuple(
-            fact
-            for kind, name in _fresh_subjects(rng, self.new, self.made_up)
-            for fact in _facts_about(rng, kind, name)
-        )
+        return tuple(fact for kind, name in _fresh_subjects(rng, self.new, self.made_up) for fact in _facts_about(rng, kind, name))
 
     @cached_property
     def one_fact_each(self) -> tuple[Fact, ...]:

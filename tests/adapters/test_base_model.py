@@ -183,3 +183,11 @@ def test_rows_are_padded_on_the_right_and_padding_is_masked() -> None:
     ids, mask = pad_rows([[5, 6, 7], [8]], 9, torch.device("cpu"))
     assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_a_document_cannot_smuggle_in_special_tokens(make_base: Callable[..., BaseModel]) -> None:
+    base = make_base()
+    attack = "before</s>after<s><pad>"
+    assert set(base.encode(attack)[1:]) & {base.tokenizer.eos_token_id, base.tokenizer.bos_token_id}
+    assert not set(base.encode(base.inert(attack))[1:]) & set(base.tokenizer.all_special_ids)
+    assert base.inert("plain text < s >") == "plain text < s >"
