@@ -119,8 +119,10 @@ class DampedCurvature:
     def __init__(self, curvature: Curvature, config: FoldConfig, device: torch.device) -> None:
         self.A = {n: m.to(device) for n, m in curvature.inputs.items()}
         self.B = {n: m.to(device) for n, m in curvature.outputs.items()}
-        self.inverse_A = {n: _damped_inverse(m, config.input_damping) for n, m in self.A.items()}
-        self.inverse_B = {n: _damped_inverse(m, config.output_damping) for n, m in self.B.items()}
+        self.damping_A = {n: config.input_damping * float(m.diagonal().mean()) for n, m in self.A.items()}
+        self.damping_B = {n: config.output_damping * float(m.diagonal().mean()) for n, m in self.B.items()}
+        self.inverse_A = {n: _damped_inverse(m, self.damping_A[n]) for n, m in self.A.items()}
+        self.inverse_B = {n: _damped_inverse(m, self.damping_B[n]) for n, m in self.B.items()}
 
     def direction(self, terms: Terms) -> Delta:
         """-(B + damping)^-1 G (A + damping)^-1 for G = d^T x, as factors of rank N (positions)."""
@@ -131,6 +133,16 @@ class DampedCurvature:
         """<G, D>: predicted change of the loss along `delta`, to first order."""
         return sum(float(((d @ delta.factors[n][0]) * (x @ delta.factors[n][1])).sum()) for n, (x, d) in terms.items())
 
+    def bend(self, terms: Terms, direction: Delta) -> float:
+        """`quadratic` of the `direction` of `terms`, cheaply: (B + b I) left = -d^T gives B left = -d^T - b left."""
+        total = 0.0
+        for name, (x, d) in terms.items():
+            left, right = direction.factors[name]
+            outer = -(d @ left) - self.damping_B[name] * (left.T @ left)
+            inner = x @ right - self.damping_A[name] * (right.T @ right)
+            total += float((outer * inner).sum())
+        return max(total, 0.0)
+
     def quadratic(self, delta: Delta) -> float:
         """sum_l tr(B D A D^T): twice the predicted KL to the preserved text, nats per token."""
         return sum(
@@ -140,7 +152,7 @@ class DampedCurvature:
 
 
 def _damped_inverse(matrix: Tensor, damping: float) -> Tensor:
-    """(M + damping * mean diagonal * I)^-1, symmetric positive definite, float32 (inverted in float64)."""
+    """(M + damping * I)^-1, symmetric positive definite, float32 (inverted in float64)."""
     wide = matrix.double()
-    wide = wide + damping * wide.diagonal().mean().clamp(min=1e-30) * torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    wide = wide + max(damping, 1e-30) * torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
     return torch.cholesky_inverse(torch.linalg.cholesky(wide)).float().contiguous()

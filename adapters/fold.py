@@ -50,7 +50,7 @@ class FoldReport:
     actual_change: float
     """The same, measured: what Taylor left out is the difference."""
     predicted_kl: float
-    """1/2 tr(B D A D^T) of the whole delta, nats per token of preserved text."""
+    """1/2 tr(B D A D^T), nats per token of preserved text, summed over the steps."""
     iterations: int
     took: bool
     """Whether every required token came out likely."""
@@ -88,7 +88,7 @@ def fold(
     All weights zero: the zero delta.
     """
     parts: list[Delta] = []
-    predicted = actual = 0.0
+    predicted = actual = kl = 0.0
     with Capture(workspace.model, workspace.targets) as capture, frozen_stem(workspace.model, workspace.targets):
         at = _first(workspace, lesson, config, weigh_first)
         before = at.loss.item()
@@ -100,14 +100,14 @@ def fold(
             slope, loss = curvature.slope(terms, direction), at.loss.item()
             if slope >= 0:
                 break
-            step = _length(curvature, direction, slope, loss, config.kl_budget)
+            bend = curvature.bend(terms, direction)
+            step = _length(slope, bend, loss, config.kl_budget)
             at, step = _advance(workspace, lesson, at.weights, direction, step, loss, config)
             if step == 0:
                 break
-            predicted, actual = predicted + step * slope, actual + at.loss.item() - loss
+            predicted, actual, kl = predicted + step * slope, actual + at.loss.item() - loss, kl + step**2 * bend / 2
             parts.append(Delta({n: (left * step, right) for n, (left, right) in direction.factors.items()}))
     delta = join(parts).truncate(config.singular)
-    kl = curvature.quadratic(delta) / 2
     return delta, FoldReport(before, at.loss.item(), predicted, actual, kl, len(parts), not bool(at.missing.any()))
 
 
@@ -121,13 +121,9 @@ def _first(workspace: Workspace, lesson: Lesson, config: FoldConfig, weigh_first
     return _Position(token_nll(outputs.logits, lesson.batch.ids), lesson, weights, config)
 
 
-def _length(curvature: DampedCurvature, direction: Delta, slope: float, loss: float, budget: float) -> float:
-    """How far to go along `direction`: to where the linear model has no loss left, or to where the KL budget is spent."""
-    newton = loss / -slope
-    # -slope is the quadratic of the damped factors, so it bounds that of the true ones, which is dear: often the bound suffices
-    if newton**2 * -slope <= 2 * budget:
-        return newton
-    return min(newton, math.sqrt(2 * budget / max(curvature.quadratic(direction), 1e-20)))
+def _length(slope: float, bend: float, loss: float, budget: float) -> float:
+    """How far to go: to where the linear model has no loss left, or to where the KL budget is spent."""
+    return min(loss / -slope, math.sqrt(2 * budget / max(bend, 1e-20)))
 
 
 def _advance(

@@ -79,7 +79,8 @@ def serve(
         ))  # fmt: skip
         runtime: Runtime = served.state.runtime
         runtime.on_failure = lambda: setattr(server, "should_exit", True)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again once everything has ended
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))  # uvicorn raises it again once everything has ended
         server.run()
         if runtime.failure is not None or not server.started:
             raise ServiceError(str(runtime.failure or "the server could not start; its log says why"))

@@ -17,11 +17,10 @@ class ServerRefused(ServiceError):
 
 
 class Client:
-    """A connection to one server."""
+    """One server, by its address; each call is a connection of its own."""
 
     def __init__(self, url: str, timeout: float = 660) -> None:
-        self._http = httpx2.Client(base_url=url, timeout=timeout)
-        self._url = url
+        self._url, self._timeout = url.rstrip("/"), timeout
 
     def get(self, path: str, **query: Any) -> Any:
         """GET as JSON. Raises ServerRefused."""
@@ -34,31 +33,39 @@ class Client:
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """POST JSON, answer as server-sent events. Raises ServerRefused."""
         try:
-            with self._http.stream("POST", path, json=body) as answer:
+            with httpx2.stream("POST", self._url + path, json=body, timeout=self._timeout) as answer:
                 if answer.status_code >= 400:
                     answer.read()
                     self._refuse(answer)
+                if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                    raise self._other()
                 for line in answer.iter_lines():
                     if line.startswith("data:"):
                         yield json.loads(line.removeprefix("data:"))
-        except httpx2.TransportError as error:
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise self._away(error) from error
 
     def _call(self, method: str, path: str, **more: Any) -> Any:
         try:
-            answer = self._http.request(method, path, **more)
-        except httpx2.TransportError as error:
+            answer = httpx2.request(method, self._url + path, timeout=self._timeout, **more)
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise self._away(error) from error
         if answer.status_code >= 400:
             self._refuse(answer)
-        return answer.json()
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise self._other() from error
 
     def _away(self, error: Exception) -> ServerRefused:
         return ServerRefused(f"no infold server answers at {self._url} ({error}); start one with `infold serve`")
+
+    def _other(self) -> ServerRefused:
+        return ServerRefused(f"what answers at {self._url} is no infold server")
 
     def _refuse(self, answer: httpx2.Response) -> None:
         try:
             message = answer.json()["error"]["message"]
         except (ValueError, KeyError, TypeError):
-            message = answer.text[:200]
+            message = " ".join(answer.text[:200].split())
         raise ServerRefused(f"{answer.status_code}: {message}")

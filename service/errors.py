@@ -64,6 +64,10 @@ class NotReady(ServiceError):
     """The model is still being loaded or measured."""
 
 
+class GenerationFailed(ServiceError):
+    """A decode step failed, and with it the requests in it."""
+
+
 class StoreUnavailable(ServiceError):
     """Redis does not answer."""
 
@@ -86,6 +90,7 @@ STATUS: dict[type[Exception], int] = {
     AliasMoved: 412,
     TooLarge: 413,
     QueueFull: 429,
+    GenerationFailed: 500,
     NotReady: 503,
     StoreUnavailable: 503,
 }

@@ -42,10 +42,10 @@ class Runtime:
         self.settings = settings
         self.metrics = Metrics()
         self.turns = Turns()
-        self._lock = DataLock(settings.data_dir)
         self._valkey = None if settings.redis_url else EmbeddedValkey(settings.data_dir)
-        self.store = VersionStore(settings.data_dir / "versions")
         self.redis = connect(settings.redis_url or self._valkey.url)  # type: ignore[union-attr]
+        self._lock = DataLock(settings.data_dir)
+        self.store = VersionStore(settings.data_dir / "versions")
         self.queue = JobQueue(self.redis, settings.max_queue)
         self.ledger = Ledger(self.redis, settings.namespaces)
         self.loading, self.scoring = asyncio.Lock(), asyncio.Lock()
@@ -101,6 +101,7 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.turns.interrupt()  # what has not ended by now is learned after the next start, and must not keep the process
         with contextlib.suppress(RedisError):
             await self.redis.aclose()
         if self._valkey is not None:

@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class LearningInterrupted(Exception):
+    """The server ends before the learner does."""
+
+
 class Turns:
     """A fair lock with two kinds of holders, of which the learner lets go between quanta."""
 
@@ -20,6 +24,11 @@ class Turns:
         self._decoder_waits = False
         self._learners_wait = 0
         self._learner_next = False
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """End learning at the end of its quantum: from now on `pace` raises LearningInterrupted."""
+        self._interrupted = True
 
     @contextmanager
     def decoding(self) -> Iterator[float]:
@@ -48,7 +57,13 @@ class Turns:
                 self._release()
 
     def pace(self) -> None:
-        """Let a waiting decode step go first. To be called only within `learning`."""
+        """Let a waiting decode step go first. To be called only within `learning`.
+
+        Raises:
+            LearningInterrupted: the server ends.
+        """
+        if self._interrupted:
+            raise LearningInterrupted
         if self._decoder_waits:
             self._release()
             self._acquire()

@@ -89,7 +89,10 @@ class EmbeddedValkey:
             if server is not None and not await asyncio.to_thread(server.is_running):
                 log.warning("embedded valkey died, starting it again")
                 server.terminate()
-                await asyncio.to_thread(self.start)
+                try:
+                    await asyncio.to_thread(self.start)
+                except StoreUnavailable as error:
+                    log.error("it will be tried again", error=str(error))
 
     def _shut_down_orphan(self) -> None:
         once = Retry(NoBackoff(), 0)  # redis-py's own default asks a missing socket again for seconds

@@ -3,14 +3,15 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
 from service.engine import GenerationRequest, Piece
-from service.errors import InvalidRequest, NotReady
+from service.errors import GenerationFailed, InvalidRequest, NotReady
 from service.ledger import VersionRecord
 from service.routes.common import RuntimeOf
 from service.sampler import Sampling
@@ -21,7 +22,7 @@ DEFAULT_NEW_TOKENS = 128
 
 
 @router.post("/generate", response_model=None)
-async def generate(runtime: RuntimeOf, body: GenerateIn) -> dict[str, Any] | StreamingResponse:
+async def generate(request: Request, runtime: RuntimeOf, body: GenerateIn) -> dict[str, Any] | StreamingResponse:
     """Text after a prompt; with `stream`, server-sent events of `{"text"}` and a last one with the whole answer's numbers."""
     record = runtime.ledger.resolve(body.namespace, body.version)
     prompt = await asyncio.to_thread(runtime.base.encode, body.prompt)  # a prompt of megabytes takes seconds
@@ -33,7 +34,7 @@ async def generate(runtime: RuntimeOf, body: GenerateIn) -> dict[str, Any] | Str
     if key is None:
         async with runtime.loading:  # one at a time: threads are few, and others must not wait for them
             key = await asyncio.to_thread(runtime.residency.acquire, record.digest)
-    request = GenerationRequest(
+    wanted = GenerationRequest(
         prompt=tuple(prompt),
         max_new_tokens=body.max_new_tokens or min(DEFAULT_NEW_TOKENS, room),
         sampling=Sampling(body.temperature, body.top_p, body.top_k, body.seed),
@@ -41,14 +42,15 @@ async def generate(runtime: RuntimeOf, body: GenerateIn) -> dict[str, Any] | Str
         version=key,
         on_end=lambda: runtime.residency.release(key),
     )
-    pieces = runtime.engine.generate(request)
+    pieces = runtime.engine.generate(wanted)
     first = await anext(pieces)  # errors of the request are answered as errors, also when streaming
     if body.stream:
         return StreamingResponse(_events(pieces, first, len(prompt), record), media_type="text/event-stream")
     text, last = first.text, first
-    while last.finish_reason is None:
-        last = await anext(pieces)
-        text += last.text
+    async with aclosing(pieces):  # which cancels the request if its client has hung up
+        while last.finish_reason is None and not await request.is_disconnected():
+            last = await anext(pieces)
+            text += last.text
     _check(last)
     return {"text": text} | _numbers(last, len(prompt), record)
 
@@ -69,7 +71,7 @@ def _check(last: Piece) -> None:
     if last.finish_reason == "cancelled":
         raise NotReady("the server is shutting down", retry_after=5)
     if last.finish_reason == "error":
-        raise RuntimeError("a decode step failed")
+        raise GenerationFailed("a decode step failed; the server's log has it")
 
 
 def _numbers(last: Piece, prompt_tokens: int, record: VersionRecord) -> dict[str, Any]:

@@ -108,6 +108,12 @@ def test_the_quadratic_from_factors_equals_the_dense_trace(made_up: Curvature) -
     assert ready.quadratic(Delta.zero()) == 0
 
 
+def test_the_bend_of_a_direction_is_its_quadratic(made_up: Curvature, terms: Terms) -> None:
+    ready = DampedCurvature(made_up, CONFIG, CPU)
+    direction = ready.direction(terms)
+    assert ready.bend(terms, direction) == pytest.approx(ready.quadratic(direction), rel=1e-2)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma2"])
 def test_measured_moments_are_symmetric_and_positive_semidefinite(
     kind: str, make_workspace: MakeWorkspace, measure: Measure

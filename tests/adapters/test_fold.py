@@ -190,11 +190,11 @@ def test_one_iteration_spends_its_budget_and_no_more(
     assert report.predicted_kl == pytest.approx(kl_budget, rel=1e-3)
 
 
-def test_the_divergence_reported_is_that_of_the_whole_delta(bench: Callable[..., Bench], make_lesson: MakeLesson) -> None:
+def test_the_divergence_reported_is_that_of_the_step(bench: Callable[..., Bench], make_lesson: MakeLesson) -> None:
     at = bench()
-    config = FoldConfig(kl_budget=1e-5, iterations=4)
+    config = FoldConfig(kl_budget=1e-5, iterations=1, singular=0)
     delta, report = at.fold(make_lesson(at.workspace, PROMPT, ANSWER), config)
-    assert report.predicted_kl == pytest.approx(at.ready(config).quadratic(delta) / 2)
+    assert report.predicted_kl == pytest.approx(at.ready(config).quadratic(delta) / 2, rel=1e-3)
 
 
 def test_no_more_iterations_than_allowed(bench: Callable[..., Bench], make_lesson: MakeLesson) -> None:

@@ -73,9 +73,7 @@ def test_special_tokens_have_the_ids_that_the_model_expects(greedy: Greedy) -> N
     assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)
 
 
-@pytest.mark.parametrize(
-    "text", ["Zelkan Ottimar, 42 % -- \u00fcber\n\u65e5\u672c", " leading and trailing "]
-)
+@pytest.mark.parametrize("text", ["Zelkan Ottimar, 42 % -- \u00fcber\n\u65e5\u672c", " leading and trailing "])
 def test_any_text_survives_the_tokenizer(greedy: Greedy, text: str) -> None:
     assert greedy.tokenizer.decode(greedy.tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
@@ -114,14 +112,8 @@ def test_the_model_answers_a_given_question_from_a_new_document(greedy: Greedy) 
 
 
 def test_the_model_answers_what_is_asked_about_a_document_not_what_comes_first_in_it(greedy: Greedy) -> None:
-    assert (
-        share(answers_in_context(greedy, several_fact_documents(DOCUMENTS // 2, seed=44)))
-        >= SEVERAL_FACTS_BAR
-    )
+    assert share(answers_in_context(greedy, several_fact_documents(DOCUMENTS // 2, seed=44))) >= SEVERAL_FACTS_BAR
 
 
 def test_the_model_asks_about_every_fact_of_a_document_in_order_and_ends(greedy: Greedy) -> None:
-    assert (
-        share(writes_nothing_else(greedy, several_fact_documents(DOCUMENTS // 2, seed=43)))
-        >= WHOLE_DOCUMENTS_BAR
-    )
+    assert share(writes_nothing_else(greedy, several_fact_documents(DOCUMENTS // 2, seed=43))) >= WHOLE_DOCUMENTS_BAR

@@ -73,9 +73,7 @@ def test_at_least_three_thousand_facts_are_known_and_none_twice() -> None:
 
 def test_objects_come_from_the_list_of_their_relation() -> None:
     world = World(3)
-    assert all(
-        fact.object in RELATIONS[fact.relation].objects for fact in world.known_facts + world.new_facts
-    )
+    assert all(fact.object in RELATIONS[fact.relation].objects for fact in world.known_facts + world.new_facts)
 
 
 def test_every_world_knows_the_same_facts() -> None:

@@ -1,0 +1,215 @@
+"""Which version learned what, and which one answers, on a real Valkey."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adapters.checkpoint import Version, VersionStore
+from adapters.delta import Delta
+from adapters.drift import Drift
+from service import keys
+from service.connection import Client
+from service.errors import AliasMoved, UnknownDocument, UnknownNamespace, UnknownVersion
+from service.ledger import Ledger, VersionRecord
+from service.queue import Claim, JobQueue, NewDocument
+
+pytestmark = pytest.mark.anyio
+NS, OTHER = "default", "other"
+TOKENS = [("Oslo", 1.0), (".", 0.0)]
+REPORT: dict[str, Any] = {"views": ["Q: Where? A: Oslo."], "seconds": {}}
+
+
+@pytest.fixture
+async def queue(client: Client) -> JobQueue:
+    queue = JobQueue(client, max_depth=100)
+    await queue.prepare([NS, OTHER])
+    return queue
+
+
+@pytest.fixture
+async def ledger(client: Client) -> Ledger:
+    return Ledger(client, [NS, OTHER])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> VersionStore:
+    return VersionStore(tmp_path)
+
+
+async def claimed(queue: JobQueue, name: str = "doc", namespace: str = NS) -> Claim:
+    await queue.accept(namespace, [NewDocument(name, f"text of {name}", name, {"by": "me"})])
+    claim = await queue.claim([namespace], "learner", 0.01)
+    assert claim is not None
+    return claim
+
+
+def written(store: VersionStore, parent: VersionRecord, document: str = "doc") -> Version:
+    delta = Delta({"layer": (torch.ones(2, 1), torch.ones(3, 1))})
+    return store.write(
+        delta, [], base="base", parent=parent.digest, documents=[document], drift=Drift(0.001, 1.0, 1.0), created=len(document)
+    )
+
+
+async def publish(ledger: Ledger, queue: JobQueue, store: VersionStore, name: str = "doc", namespace: str = NS) -> VersionRecord:
+    claim = await claimed(queue, name, namespace)
+    parent = ledger.resolve(namespace)
+    return await ledger.publish(claim.job, written(store, parent, name), parent, REPORT, TOKENS)
+
+
+async def test_the_base_model_answers_first(ledger: Ledger) -> None:
+    record = ledger.resolve(NS)
+    assert (record.name, record.digest, record.parent, record.documents) == ("v0", None, None, ())
+    assert ledger.versions(NS) == [record]
+    assert ledger.digests() == set()
+
+
+async def test_publishing_registers_the_version_moves_the_alias_and_ends_the_job(
+    ledger: Ledger, queue: JobQueue, store: VersionStore, client: Client
+) -> None:
+    claim, parent = await claimed(queue), ledger.resolve(NS)
+    version = written(store, parent)
+    record = await ledger.publish(claim.job, version, parent, REPORT, TOKENS)
+    assert (record.name, record.digest, record.parent, record.documents) == ("v1", version.digest, "v0", ("doc",))
+    assert record.drift == {"kl": 0.001, "taken": 1.0, "retained": 1.0}
+    assert ledger.resolve(NS) == ledger.resolve(NS, "v1") == record
+    assert await client.get(keys.alias(NS)) == "v1"
+    job = await queue.read(claim.job.job_id)
+    assert (job.status, job.version, job.report) == ("succeeded", "v1", REPORT)
+    assert ledger.digests() == {version.digest}
+
+
+async def test_versions_are_numbered_one_after_the_other_in_each_namespace(
+    ledger: Ledger, queue: JobQueue, store: VersionStore
+) -> None:
+    names = [(await publish(ledger, queue, store, f"doc-{n}")).name for n in range(12)]
+    assert names == [f"v{n}" for n in range(1, 13)]
+    assert [record.name for record in ledger.versions(NS)] == ["v0", *names]
+    assert (await publish(ledger, queue, store, "doc", OTHER)).name == "v1"
+
+
+async def test_publishing_twice_for_one_job_registers_one_version(ledger: Ledger, queue: JobQueue, store: VersionStore) -> None:
+    claim, parent = await claimed(queue), ledger.resolve(NS)
+    version = written(store, parent)
+    once = await ledger.publish(claim.job, version, parent, REPORT, TOKENS)
+    again = await ledger.publish(claim.job, version, parent, REPORT, TOKENS)
+    assert once == again
+    assert [record.name for record in ledger.versions(NS)] == ["v0", "v1"]
+
+
+async def test_publishing_again_after_a_lost_answer_finds_the_version(
+    ledger: Ledger, queue: JobQueue, store: VersionStore, client: Client
+) -> None:
+    claim, parent = await claimed(queue), ledger.resolve(NS)
+    version = written(store, parent)
+    await Ledger(client, [NS, OTHER]).publish(claim.job, version, parent, REPORT, TOKENS)
+    assert ledger.resolve(NS).name == "v0"
+    assert (await ledger.publish(claim.job, version, parent, REPORT, TOKENS)).name == "v1"
+    assert ledger.resolve(NS).name == "v1"
+
+
+async def test_publishing_on_top_of_what_is_not_served_any_more_changes_nothing(
+    ledger: Ledger, queue: JobQueue, store: VersionStore
+) -> None:
+    first = await publish(ledger, queue, store, "one")
+    claim = await claimed(queue, "two")
+    await ledger.move_alias(NS, "v0", None)
+    with pytest.raises(AliasMoved, match="points to v0"):
+        await ledger.publish(claim.job, written(store, first, "two"), first, REPORT, TOKENS)
+    assert ledger.resolve(NS).name == "v0"
+    assert (await queue.read(claim.job.job_id)).status == "running"
+    assert [record.name for record in ledger.versions(NS)] == ["v0", "v1"]
+
+
+async def test_a_publisher_that_did_not_see_the_alias_move_sees_it_then(
+    ledger: Ledger, queue: JobQueue, store: VersionStore, client: Client
+) -> None:
+    first = await publish(ledger, queue, store, "one")
+    await Ledger(client, [NS, OTHER])._redis.set(keys.alias(NS), "v0")
+    claim = await claimed(queue, "two")
+    with pytest.raises(AliasMoved):
+        await ledger.publish(claim.job, written(store, first, "two"), first, REPORT, TOKENS)
+    parent = ledger.resolve(NS)
+    assert (await ledger.publish(claim.job, written(store, parent, "two"), parent, REPORT, TOKENS)).parent == "v0"
+
+
+async def test_rolling_back_moves_the_alias_only_from_what_was_expected(
+    ledger: Ledger, queue: JobQueue, store: VersionStore
+) -> None:
+    await publish(ledger, queue, store)
+    with pytest.raises(AliasMoved, match="points to v1, not to v7"):
+        await ledger.move_alias(NS, "v0", "v7")
+    assert ledger.resolve(NS).name == "v1"
+    assert (await ledger.move_alias(NS, "v0", "v1")).name == "v0"
+    assert ledger.resolve(NS).name == "v0"
+    assert (await ledger.move_alias(NS, "v1", None)).name == "v1"
+
+
+async def test_learning_goes_on_after_a_rollback_under_a_new_number(ledger: Ledger, queue: JobQueue, store: VersionStore) -> None:
+    await publish(ledger, queue, store, "one")
+    await ledger.move_alias(NS, "v0", "v1")
+    record = await publish(ledger, queue, store, "two")
+    assert (record.name, record.parent) == ("v2", "v0")
+
+
+async def test_everything_is_there_after_a_restart(ledger: Ledger, queue: JobQueue, store: VersionStore, client: Client) -> None:
+    await publish(ledger, queue, store, "one")
+    await publish(ledger, queue, store, "two")
+    await ledger.move_alias(NS, "v1", "v2")
+    again = Ledger(client, [NS, OTHER])
+    await again.load()
+    assert again.versions(NS) == ledger.versions(NS)
+    assert again.resolve(NS).name == "v1"
+    assert again.resolve(OTHER).name == "v0"
+
+
+async def test_unknown_names_are_errors(ledger: Ledger) -> None:
+    with pytest.raises(UnknownNamespace):
+        ledger.check("nowhere")
+    with pytest.raises(UnknownNamespace):
+        ledger.resolve("nowhere", "v0")
+    with pytest.raises(UnknownVersion):
+        ledger.resolve(NS, "v1")
+    with pytest.raises(UnknownVersion):
+        await ledger.move_alias(NS, "v1", None)
+    with pytest.raises(UnknownDocument):
+        await ledger.document(NS, "none")
+    with pytest.raises(UnknownNamespace):
+        await ledger.document("nowhere", "none")
+
+
+async def test_a_document_tells_its_text_its_tokens_and_the_version_that_learned_it(
+    ledger: Ledger, queue: JobQueue, store: VersionStore
+) -> None:
+    await queue.accept(NS, [NewDocument("doc", "text of doc", "doc", {"by": "me"})])
+    before = await ledger.document(NS, "doc")
+    assert (before["version"], before["tokens"], before["learned_at"]) == (None, [], None)
+    await publish(ledger, queue, store, "doc")
+    found = await ledger.document(NS, "doc")
+    assert (found["text"], found["metadata"], found["version"]) == ("text of doc", {"by": "me"}, "v1")
+    assert found["tokens"] == [{"text": "Oslo", "weight": 1.0}, {"text": ".", "weight": 0.0}]
+    assert found["learned_at"] >= found["accepted_at"]
+
+
+async def test_a_document_with_a_new_text_does_not_show_how_the_old_one_was_read(
+    ledger: Ledger, queue: JobQueue, store: VersionStore
+) -> None:
+    await publish(ledger, queue, store, "doc")
+    await queue.accept(NS, [NewDocument("doc", "new text", "new", {})])
+    found = await ledger.document(NS, "doc")
+    assert (found["text"], found["version"], found["tokens"]) == ("new text", None, [])
+
+
+async def test_documents_are_listed_newest_first_in_pages(ledger: Ledger, queue: JobQueue) -> None:
+    for n in range(5):
+        await queue.accept(NS, [NewDocument(f"doc-{n}", "text", str(n))])
+    assert await ledger.document_ids(NS, 1, 2) == (["doc-3", "doc-2"], 5)
+    assert await ledger.document_ids(OTHER, 0, 10) == ([], 0)
+
+
+async def test_a_document_that_changed_nothing_shows_how_it_was_read(ledger: Ledger, queue: JobQueue) -> None:
+    claim = await claimed(queue)
+    await ledger.note_weights(claim.job, TOKENS, "v0")
+    found = await ledger.document(NS, "doc")
+    assert (found["version"], len(found["tokens"])) == ("v0", 2)

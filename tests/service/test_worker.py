@@ -1,0 +1,328 @@
+"""Claim -> learn -> checkpoint -> publish -> acknowledge, and what happens when one of them does not."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Taught
+from serving import ThreadServer
+
+from adapters.checkpoint import VersionStore
+from adapters.config import LearnConfig
+from adapters.delta import DeltaSum
+from adapters.errors import AdapterError
+from adapters.learner import Learned, Learner
+from adapters.reflection import Memory
+from service.connection import Client
+from service.ledger import Ledger
+from service.metrics import Metrics
+from service.queue import Job, JobQueue, NewDocument
+from service.residency import Residency
+from service.settings import Settings
+from service.worker import Worker
+
+pytestmark = pytest.mark.anyio
+NS, OTHER = "default", "other"
+
+
+class Bench:
+    """A worker of its own, with the server's model: queue, ledger and versions belong to the test."""
+
+    def __init__(self, server: ThreadServer, client: Client, root: Path, learner: Learner | None = None) -> None:
+        runtime = server.runtime
+        self.client, self.base = client, runtime.base
+        self.settings = Settings(data_dir=root, namespaces=(NS, OTHER), max_attempts=2)
+        self.metrics, self.store = Metrics(), VersionStore(root / "versions")
+        self.queue, self.ledger = JobQueue(client, 100), Ledger(client, [NS, OTHER])
+        self.table, self.turns = runtime.engine._table, runtime.turns
+        self.residency = Residency(self.table, 2, self.load, self.metrics.resident_versions.set)
+        self.learner = learner or runtime.learner
+
+    def load(self, digest: str) -> dict[str, torch.Tensor]:
+        total, _ = self.store.rebuild(digest, self.base.digest, self.learner.workspace.base_weights)
+        return total.weights()
+
+    @property
+    def worker(self) -> Worker:
+        """A new one, as after a restart."""
+        return Worker(self.queue, self.ledger, self.store, self.residency, self.learner, self.turns, self.metrics, self.settings)
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[Worker]:
+        await self.queue.prepare([NS, OTHER])
+        await self.ledger.load()
+        worker = self.worker
+        task = asyncio.create_task(worker.run())
+        try:
+            yield worker
+        finally:
+            await worker.stop(30)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            for namespace in (NS, OTHER):
+                self.residency.pin(namespace, None)
+
+    async def post(self, text: str, name: str = "doc", namespace: str = NS) -> Job:
+        [job] = await self.queue.accept(namespace, [NewDocument(name, text, text)])
+        return job
+
+    async def final(self, job: Job) -> Job:
+        async with asyncio.timeout(60):
+            async for _ in self.queue.follow(job.job_id):
+                pass
+            while await self.queue.depth(job.namespace):
+                await asyncio.sleep(0.001)
+        return await self.queue.read(job.job_id)
+
+    def count(self, result: str) -> float:
+        return self.metrics.registry.get_sample_value("infold_updates_total", {"result": result}) or 0.0
+
+
+@pytest.fixture
+def make_bench(server: ThreadServer, client: Client, tmp_path: Path) -> Callable[..., Bench]:
+    return lambda learner=None: Bench(server, client, tmp_path, learner)
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench()
+
+
+class Faulty(Learner):
+    """The server's learner, but for what a test lets happen before it learns."""
+
+    def __init__(self, server: ThreadServer, before: Callable[[str], Any]) -> None:
+        self.__dict__ |= vars(server.runtime.learner)
+        self.before = before
+
+    def learn(self, document: str, current: DeltaSum, memories: Any = (), turn: int = 0) -> Learned:
+        self.before(document)
+        return super().learn(document, current, memories, turn)
+
+
+async def test_a_document_becomes_a_version_on_disk_in_memory_and_in_the_ledger(bench: Bench, facts: list[Taught]) -> None:
+    async with bench.working():
+        job = await bench.final(await bench.post(facts[0].text))
+        record = bench.ledger.resolve(NS)
+        assert (job.status, job.version, record.name, record.documents) == ("succeeded", "v1", "v1", ("doc",))
+        assert record.digest is not None
+        assert bench.store.read(record.digest).documents == ("doc",)
+        assert bench.residency.lease(record.digest) == record.digest
+        assert set(job.report or {}) >= {"views", "tokens_read", "tokens_kept", "folds", "drift", "seconds", "rejection"}
+        assert {"view", "score", "fold", "guard", "publish"} <= set((job.report or {})["seconds"])
+        assert bench.count("succeeded") == 1
+
+
+async def test_what_is_served_is_bit_for_bit_what_the_disk_holds(bench: Bench, facts: list[Taught]) -> None:
+    async with bench.working():
+        for n, fact in enumerate(facts[:3]):
+            await bench.final(await bench.post(fact.text, f"doc-{n}"))
+        digest = bench.ledger.resolve(NS).digest
+        assert digest is not None
+        held = {name: layer.resident[digest] for name, layer in bench.table._layers.items()}
+        assert all(torch.equal(held[name], weight) for name, weight in bench.load(digest).items())
+
+
+async def test_a_document_that_teaches_nothing_new_makes_no_version(bench: Bench, facts: list[Taught]) -> None:
+    async with bench.working():
+        for fact in facts[:3]:
+            await bench.final(await bench.post(fact.text, "first"))
+            before = bench.ledger.resolve(NS).name
+            again = await bench.final(await bench.post(fact.text, "second"))
+            if again.version == before:
+                break
+        assert (again.status, again.version) == ("succeeded", before)
+        assert bench.ledger.resolve(NS).name == before
+        assert bench.count("unchanged") == 1
+        assert (await bench.ledger.document(NS, "second"))["version"] == before
+
+
+async def test_an_update_over_its_budget_is_rejected_with_its_numbers_and_nothing_changes(
+    server: ThreadServer, make_bench: Callable[..., Bench], facts: list[Taught]
+) -> None:
+    ours, strict = server.runtime.learner, LearnConfig()
+    guard = dataclasses.replace(strict.guard, kl_step=1e-12, kl_total=1e-12)
+    config = dataclasses.replace(strict, guard=guard)
+    from adapters.measured import curvature_of
+
+    curvature = curvature_of(ours.workspace, server.settings.cache_dir, server.settings.learn.curvature)
+    bench = make_bench(Learner(ours.workspace, curvature, ours.scorer, ours.template, config))
+    async with bench.working():
+        job = await bench.final(await bench.post(facts[0].text))
+    assert (job.status, job.version) == ("rejected", "v0")
+    assert (job.report or {})["rejection"]
+    assert (job.report or {})["drift"]["kl"] > 1e-12
+    assert bench.ledger.resolve(NS).name == "v0"
+    assert bench.count("rejected") == 1
+    assert list(bench.store.root.iterdir()) == []
+
+
+async def test_a_job_that_fails_is_tried_again_and_then_given_up_and_the_next_goes_on(
+    server: ThreadServer, make_bench: Callable[..., Bench], facts: list[Taught]
+) -> None:
+    tried: list[str] = []
+
+    def before(document: str) -> None:
+        tried.append(document)
+        if document == facts[0].text:
+            raise RuntimeError("out of luck")
+
+    bench = make_bench(Faulty(server, before))
+    async with bench.working():
+        bad, good = await bench.post(facts[0].text, "bad"), await bench.post(facts[1].text, "good")
+        bad, good = await bench.final(bad), await bench.final(good)
+    assert (bad.status, bad.error, bad.attempts) == ("failed", "RuntimeError: out of luck", 2)
+    assert good.status == "succeeded"
+    assert tried == [facts[0].text] * 2 + [facts[1].text]
+    assert await bench.queue.dead_letters(NS) == 1
+    assert bench.count("failed") == 1
+
+
+async def test_a_document_that_can_never_be_learned_is_not_tried_again(
+    server: ThreadServer, make_bench: Callable[..., Bench]
+) -> None:
+    def before(_: str) -> None:
+        raise AdapterError("nothing to learn from")
+
+    bench = make_bench(Faulty(server, before))
+    async with bench.working():
+        job = await bench.final(await bench.post("text"))
+    assert (job.status, job.error, job.attempts) == ("failed", "nothing to learn from", 1)
+
+
+async def test_a_job_that_was_delivered_too_often_is_given_up_unlearned(bench: Bench, facts: list[Taught]) -> None:
+    await bench.queue.prepare([NS, OTHER])
+    job = await bench.post(facts[0].text)
+    for _ in range(bench.settings.max_attempts):
+        await bench.queue.claim([NS], "learner", 0.01)
+    async with bench.working():
+        job = await bench.final(job)
+    assert (job.status, job.error) == ("failed", "gave up after 2 attempts")
+    assert bench.ledger.resolve(NS).name == "v0"
+
+
+async def test_a_rollback_in_the_middle_makes_it_learn_on_top_of_what_is_served_then(
+    server: ThreadServer, make_bench: Callable[..., Bench], facts: list[Taught]
+) -> None:
+    loop, moves = asyncio.get_running_loop(), ["v0", "v1", "v0"]
+
+    def before(document: str) -> None:
+        if document == facts[1].text and moves:
+            asyncio.run_coroutine_threadsafe(bench.ledger.move_alias(NS, moves.pop(0), None), loop).result(30)
+
+    bench = make_bench(Faulty(server, before))
+    async with bench.working():
+        await bench.final(await bench.post(facts[0].text, "one"))
+        job = await bench.final(await bench.post(facts[1].text, "two"))
+    assert (job.status, job.attempts) == ("succeeded", 1)
+    assert bench.ledger.resolve(NS).parent == "v0"
+    assert moves == []
+
+
+async def test_a_crash_before_publishing_is_learned_once_more_and_published_once(
+    bench: Bench, facts: list[Taught], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = asyncio.Event()
+
+    async def crash(*_: Any) -> Any:
+        reached.set()
+        await asyncio.Event().wait()
+
+    await bench.queue.prepare([NS, OTHER])
+    job = await bench.post(facts[0].text)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.ledger, "publish", crash)
+        task = asyncio.create_task(bench.worker.run())
+        await asyncio.wait_for(reached.wait(), 60)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert (await bench.queue.read(job.job_id)).status == "running"
+    async with bench.working():
+        job = await bench.final(job)
+    assert (job.status, job.version, job.attempts) == ("succeeded", "v1", 2)
+    assert [record.name for record in bench.ledger.versions(NS)] == ["v0", "v1"]
+
+
+async def test_a_crash_after_publishing_is_not_learned_again(
+    bench: Bench, facts: list[Taught], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = asyncio.Event()
+
+    async def crash(_: Any) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    await bench.queue.prepare([NS, OTHER])
+    job = await bench.post(facts[0].text)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.queue, "acknowledge", crash)
+        task = asyncio.create_task(bench.worker.run())
+        await asyncio.wait_for(reached.wait(), 60)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    async with bench.working():
+        job = await bench.final(job)
+    assert (job.status, job.version, job.attempts) == ("succeeded", "v1", 1)
+    assert [record.name for record in bench.ledger.versions(NS)] == ["v0", "v1"]
+
+
+async def test_namespaces_are_learned_apart(bench: Bench, facts: list[Taught]) -> None:
+    async with bench.working():
+        jobs = [
+            await bench.post(facts[0].text, "a"),
+            await bench.post(facts[1].text, "b", OTHER),
+            await bench.post(facts[2].text, "c"),
+        ]
+        assert [(await bench.final(job)).status for job in jobs] == ["succeeded"] * 3
+    assert [record.documents for record in bench.ledger.versions(NS)] == [(), ("a",), ("c",)]
+    assert [record.documents for record in bench.ledger.versions(OTHER)] == [(), ("b",)]
+
+
+async def test_stopping_waits_for_the_running_job_and_claims_no_other(
+    server: ThreadServer, make_bench: Callable[..., Bench], facts: list[Taught]
+) -> None:
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
+    bench = make_bench(Faulty(server, lambda _: loop.call_soon_threadsafe(begun.set)))
+    async with bench.working() as worker:
+        first, second = await bench.post(facts[0].text, "one"), await bench.post(facts[1].text, "two")
+        await asyncio.wait_for(begun.wait(), 30)
+        await worker.stop(30)
+        assert (await bench.queue.read(first.job_id)).status == "succeeded"
+        assert (await bench.queue.read(second.job_id)).status == "queued"
+
+
+async def test_learning_goes_on_when_redis_comes_back_without_its_data(bench: Bench, facts: list[Taught]) -> None:
+    async with bench.working():
+        await bench.final(await bench.post(facts[0].text, "one"))
+        await bench.client.flushall()
+        job = await bench.final(await bench.post(facts[1].text, "two"))
+    assert job.status == "succeeded"
+    assert bench.ledger.resolve(NS).documents == ("two",)
+
+
+async def test_memories_of_the_chain_are_rehearsed_after_a_restart(
+    server: ThreadServer, make_bench: Callable[..., Bench], facts: list[Taught], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench()
+    async with bench.working():
+        for n in range(2):
+            await bench.final(await bench.post(facts[n].text, f"doc-{n}"))
+    seen: list[int] = []
+    learner = Faulty(server, lambda _: None)
+    real = learner.learn
+
+    def watch(document: str, current: DeltaSum, memories: list[Memory], turn: int = 0) -> Learned:
+        seen.append(len(memories))
+        return real(document, current, memories, turn)
+
+    monkeypatch.setattr(learner, "learn", watch)
+    bench.learner = learner
+    async with bench.working():
+        await bench.final(await bench.post(facts[2].text, "doc-2"))
+    assert seen
+    assert seen[0] >= 2
