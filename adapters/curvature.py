@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from adapters.capture import Capture, Terms
 from adapters.config import CurvatureConfig, FoldConfig
 from adapters.delta import Delta
-from adapters.errors import CorruptCheckpoint
 from adapters.sampling import continue_rows
+from adapters.tensor_file import read_tensors, write_tensors
 from adapters.workspace import Batch, Workspace
 
 Progress = Callable[[float], None]
@@ -47,8 +45,8 @@ class Curvature:
         for kind, factors in (("A", self.inputs), ("B", self.outputs)):
             for name, matrix in factors.items():
                 rows, columns = torch.triu_indices(*matrix.shape)
-                tensors[f"{kind}:{name}"] = matrix[rows, columns].contiguous()
-        save_file(tensors, path, metadata={"digest": self.digest})
+                tensors[f"{kind}:{name}"] = matrix[rows, columns]
+        write_tensors(path, tensors, self.digest)
 
     @staticmethod
     def load(path: Path, digest: str) -> "Curvature":
@@ -57,14 +55,7 @@ class Curvature:
         Raises:
             CorruptCheckpoint: torn, or of another base model.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                found = (file.metadata() or {}).get("digest")
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (OSError, SafetensorError) as error:
-            raise CorruptCheckpoint(f"cannot read curvature from {path}: {error}") from error
-        if found != digest:
-            raise CorruptCheckpoint(f"{path} is curvature of base model {found}, not of {digest}")
+        tensors = read_tensors(path, digest, "curvature")
         held_out = tensors.pop("held_out")
         factors: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
         for key, triangle in tensors.items():

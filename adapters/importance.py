@@ -9,12 +9,10 @@ Covered: scoring, thresholding, files of the head. Not covered: how the head is 
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from adapters.errors import CorruptCheckpoint
+from adapters.tensor_file import read_tensors, write_tensors
 from adapters.workspace import Batch, Workspace
 
 HIDDEN = 64
@@ -40,7 +38,7 @@ class TokenScorer(nn.Module):
 
     def save(self, path: Path, digest: str) -> None:
         """Write one safetensors file that names the base model."""
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path, metadata={"digest": digest})
+        write_tensors(path, self.state_dict(), digest)
 
     @staticmethod
     def load(path: Path, digest: str) -> "TokenScorer":
@@ -49,14 +47,7 @@ class TokenScorer(nn.Module):
         Raises:
             CorruptCheckpoint: torn, or of another base model.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                found = (file.metadata() or {}).get("digest")
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (OSError, SafetensorError) as error:
-            raise CorruptCheckpoint(f"cannot read a scorer from {path}: {error}") from error
-        if found != digest:
-            raise CorruptCheckpoint(f"{path} is a scorer for base model {found}, not for {digest}")
+        tensors = read_tensors(path, digest, "a scorer")
         scorer = TokenScorer(tensors["norm.weight"].numel())
         scorer.load_state_dict(tensors)
         return scorer.eval()

@@ -110,7 +110,7 @@ def test_a_scorer_survives_a_file_bit_for_bit(tmp_path: Path) -> None:
 
 def test_a_scorer_of_another_model_is_refused(tmp_path: Path) -> None:
     TokenScorer(HIDDEN).save(tmp_path / "scorer.safetensors", "digest")
-    with pytest.raises(CorruptCheckpoint, match="for base model digest, not for other"):
+    with pytest.raises(CorruptCheckpoint, match="of base model digest, not of other"):
         TokenScorer.load(tmp_path / "scorer.safetensors", "other")
 
 
