@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,6 +16,11 @@ import torch
 from conftest import Taught, learn_one
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Http, ThreadServer, events, eventually, refused
+
+from service.app import create_app
+from service.errors import InvalidSettings
+from service.settings import Settings
+from service.valkey import DataLock
 
 Learnt = tuple[Taught, dict[str, Any]]
 FINAL = {"succeeded", "rejected", "failed", "cancelled"}
@@ -744,3 +750,9 @@ def test_metrics_are_what_prometheus_reads(http: Http) -> None:
 def test_the_interface_describes_itself(http: Http) -> None:
     paths = http.get("/openapi.json").json()["paths"]
     assert {"/learn", "/learn/{job_id}", "/generate", "/score", "/versions", "/documents/{document_id}"} <= set(paths)
+
+
+def test_an_application_whose_redis_cannot_be_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="nonsense"):
+        create_app(Settings(data_dir=tmp_path, redis_url="nonsense"))
+    DataLock(tmp_path).release()

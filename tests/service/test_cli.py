@@ -178,9 +178,7 @@ def test_every_command_explains_itself(command: str) -> None:
     assert run_alone(*[command] * bool(command), "--help").exit_code == 0
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--port", "99999"], ["--namespace", "Not Valid"], ["--config", "none.toml"], ["--redis-url", "nonsense"]]
-)
+@pytest.mark.parametrize("arguments", [["--port", "99999"], ["--namespace", "Not Valid"], ["--config", "none.toml"]])
 def test_a_server_with_impossible_settings_does_not_start(tmp_path: Path, arguments: list[str]) -> None:
     failed(run_alone("serve", "--data-dir", str(tmp_path / "data"), *arguments))
 
