@@ -130,7 +130,7 @@ class ThreadServer:
     def stop(self) -> None:
         self.http.close()
         self._server.should_exit = True
-        self._thread.join(60)
+        self._thread.join(20)
         assert not self._thread.is_alive()
 
 

@@ -235,7 +235,7 @@ def test_a_job_that_takes_longer_than_the_drain_does_not_keep_the_process(
     settings_for: Callable[..., Settings], tmp_path: Path, facts: list[Taught]
 ) -> None:
     with serving(settings_for(tmp_path / "data", drain_seconds=0.1)) as server:
-        [job] = server.http.learn(text=" ".join(fact.text for fact in facts) * 60).json()["jobs"]
+        [job] = server.http.learn(text=" ".join(fact.text for fact in facts) * 40).json()["jobs"]
         eventually(lambda: server.http.job(job["job_id"])["status"] == "running")
     with serving(settings_for(tmp_path / "data", drain_seconds=0.1)) as server:
         eventually(lambda: server.http.job(job["job_id"])["attempts"] == 2)
