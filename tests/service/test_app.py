@@ -14,6 +14,8 @@ import httpx2
 import pytest
 import torch
 from conftest import Taught, learn_one
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Http, ThreadServer, events, eventually, refused
 
@@ -445,6 +447,42 @@ def test_scoring_and_decoding_beside_learning_do_not_change_what_is_learned(
     assert again["job_id"] != quiet["job_id"]
     for key in ("views", "tokens_read", "tokens_kept", "folds", "drift"):
         assert again["report"][key] == quiet["report"][key]
+
+
+# --- anything at all
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec=None, categories=None), max_size=20)
+    | st.sampled_from(["v0", "default", "\ud800", "0", 0, -1, 1e308, 2**64]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = {
+    "/learn": ["text", "id", "metadata", "documents", "wait", "other"],
+    "/score": ["text", "other"],
+    "/generate": ["prompt", "temperature", "top_p", "top_k", "seed", "stop", "stream", "version", "namespace", "other"],
+    "/versions/rollback": ["to", "expected", "namespace", "other"],
+}
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_no_body_is_an_error_of_ours(server: ThreadServer, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(sorted(FIELDS)))
+    fields = data.draw(st.lists(st.sampled_from(FIELDS[path]), unique=True))
+    body = {field: data.draw(VALUES) for field in fields}
+    if path == "/learn":
+        body["namespace"] = "nowhere"  # nothing is to be learned
+    if path == "/generate":
+        body = {"prompt": "a", "max_new_tokens": 2} | body
+    answer = server.http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+    if answer.status_code != 200:
+        refused(answer, answer.status_code)
+        assert 400 <= answer.status_code < 500
 
 
 # --- POST /generate

@@ -226,6 +226,8 @@ def test_a_connection_that_waits_does_not_hold_up_the_end(
         pool = ThreadPoolExecutor(1)
         waiting = pool.submit(wait)
         eventually(lambda: server.http.job(job["job_id"])["status"] == "running")
+        with redis.Redis(unix_socket_path=str(EmbeddedValkey(tmp_path / "data").socket)) as asked:
+            eventually(lambda: asked.info("clients")["blocked_clients"] >= 1)  # the request follows the job's events
         held.__exit__(None, None, None)
     assert waiting.result(30) in (200, 202, 503)
     pool.shutdown()

@@ -46,6 +46,11 @@ def test_a_stop_string_cuts_the_text_where_the_first_one_to_end_began(text: str,
     assert "".join(pieces(encoded(text), stop)) == expected
 
 
+def test_the_stop_string_that_ended_first_counts_also_within_one_token() -> None:
+    [token] = encoded(" the")
+    assert pieces([token], ["h", " the"]) == [" t"]
+
+
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3))
 def test_no_part_of_a_stop_string_is_let_out_before_it_is_known_not_to_be_one(text: str, stop: list[str]) -> None:
     out = ""
