@@ -8,6 +8,7 @@ Covered: templates, writing, parsing, the filter. Not covered: judging truth bey
 """
 
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from adapters.config import ViewConfig
 from adapters.errors import InvalidTemplate
 from adapters.sampling import continue_rows
 from adapters.workspace import Workspace
+
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,18 @@ def borne_out(workspace: Workspace, template: ViewTemplate, views: list[View], d
     questions = [list(plain(f"{lead} {v.question}{template.view_answer}", add_special_tokens=False)) for v in views]
     answers = [list(plain(f" {v.answer}", add_special_tokens=False)) for v in views]
     judged = _judge(workspace, [prompt_ids(base, template, document)] * len(views), questions, answers)
-    return [right and likely >= plausible for right, likely in judged]
+    grounded = [names_stand_in(view, document) for view in views]
+    return [right and likely >= plausible and named for (right, likely), named in zip(judged, grounded, strict=True)]
+
+
+def names_stand_in(view: View, document: str) -> bool:
+    """Whether every name and number of a view (capital or digit; not the question's first word) stands in the document.
+
+    A model that misreads an unknown name may be sure of a wrong one; where nouns are capitalised too, this costs some good views.
+    """
+    said = {word.lower() for word in _WORD.findall(document)}
+    words = _WORD.findall(view.question)[1:] + _WORD.findall(view.answer)
+    return all(word.lower() in said for word in words if word != word.lower() or any(c.isdigit() for c in word))
 
 
 @torch.no_grad()

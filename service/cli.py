@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import structlog
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -38,8 +39,8 @@ def _reported() -> Iterator[None]:
     """Errors of ours in one line, without a traceback."""
     try:
         yield
-    except (ServiceError, AdapterError) as error:
-        err.print(f"[red]error:[/red] {error}")
+    except (ServiceError, AdapterError, OSError) as error:
+        err.print(f"[red]error:[/red] {escape(str(error))}")
         raise typer.Exit(1) from None
 
 
@@ -100,7 +101,7 @@ def learn(
         for name in files:
             text = _read(name)
             if wait:
-                with err.status(f"learning {name}"):
+                with err.status(f"learning {escape(name)}"):
                     job = client.post("/learn", {"text": text, "namespace": namespace, "wait": wait})["jobs"][0]
             else:
                 job = client.post("/learn", {"text": text, "namespace": namespace})["jobs"][0]
@@ -211,7 +212,7 @@ def doctor(config: Annotated[Path | None, typer.Option(help="TOML file with sett
         findings = examine(load_settings(config))
     for finding in findings:
         mark = "[green]ok[/green]  " if finding.fine else "[red]fix[/red] "
-        out.print(mark, finding.text)
+        out.print(mark, escape(finding.text))
     if not all(f.fine for f in findings):
         raise typer.Exit(1)
 

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from adapters.base_model import BaseModel
 from adapters.versioned_linear import VersionTable
-from service.errors import InvalidRequest, QueueFull
+from service.errors import InvalidRequest, NotReady, QueueFull
 from service.metrics import Metrics
 from service.sampler import Sampling, choose
 from service.slot_cache import SlotCache
@@ -91,6 +91,11 @@ class Engine:
         """Begin to decode."""
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether it decodes, or will."""
+        return self._thread.ident is None or self._thread.is_alive()
+
     def stop(self, drain_seconds: float) -> None:
         """Take nothing new; give running requests `drain_seconds` to end, then cancel them."""
         deadline = time.monotonic() + drain_seconds
@@ -107,6 +112,7 @@ class Engine:
 
         Raises:
             QueueFull: too many wait.
+            NotReady: the engine has stopped.
             InvalidRequest: prompt and answer do not fit into the context.
         """
         room = self._base.context - len(request.prompt)
@@ -136,7 +142,10 @@ class Engine:
         stream = TextStream(self._base.tokenizer, request.stop)
         running = _Running(request, stream, asyncio.get_running_loop(), asyncio.Queue(), generator, time.perf_counter())
         with self._wake:
-            if len(self._waiting) >= self._max_waiting or self._stopping:
+            if self._stopping:
+                request.on_end()
+                raise NotReady("the server is shutting down", retry_after=5)
+            if len(self._waiting) >= self._max_waiting:
                 request.on_end()
                 raise QueueFull(f"{len(self._waiting)} requests are waiting; try again later", retry_after=1)
             self._waiting.append(running)

@@ -5,6 +5,7 @@ Not covered: versions (`ledger.py`), what a job does (`worker.py`).
 """
 
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -191,7 +192,7 @@ class JobQueue:
         Raises:
             UnknownJob: there is none.
         """
-        fields = await self._redis.hgetall(keys.job(job_id))
+        fields = await self._redis.hgetall(keys.job(job_id)) if _JOB_ID.fullmatch(job_id) else None
         if not fields:
             raise UnknownJob(f"there is no job {job_id!r}", param="job_id")
         return _job(fields)
@@ -284,6 +285,10 @@ class JobQueue:
         fields: Any = {"job": claim.job.job_id, "error": error}
         await self._redis.xadd(keys.dead(claim.job.namespace), fields)
         await self.acknowledge(claim)
+
+
+_JOB_ID = re.compile(r"job-[0-9a-f]{20}")
+"""So that no name of a client's leads to a key that is no job's."""
 
 
 def _new_id() -> str:

@@ -44,6 +44,7 @@ async def generate(request: Request, runtime: RuntimeOf, body: GenerateIn) -> di
     )
     pieces = runtime.engine.generate(wanted)
     first = await anext(pieces)  # errors of the request are answered as errors, also when streaming
+    _check(first)
     if body.stream:
         return StreamingResponse(_events(pieces, first, len(prompt), record), media_type="text/event-stream")
     text, last = first.text, first

@@ -1,5 +1,6 @@
 """Is it alive, is it ready, what does it measure."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -10,6 +11,8 @@ from redis.exceptions import RedisError
 from service.routes.common import RuntimeOf
 
 router = APIRouter()
+LONGEST_WAIT_SECONDS = 2.0
+"""For Redis to answer a scrape: a Redis that hangs must show in the metrics, not keep them away."""
 
 
 @router.get("/healthz")
@@ -23,6 +26,8 @@ async def readyz(runtime: RuntimeOf) -> dict[str, Any]:
     """The model is loaded; stays so while updates apply."""
     if runtime.failure is not None:
         return JSONResponse({"status": "failed", "reason": str(runtime.failure)}, 503)  # type: ignore[return-value]
+    if not runtime.engine.alive:
+        return JSONResponse({"status": "failed", "reason": "the decoding thread has ended"}, 503)  # type: ignore[return-value]
     base = runtime.base
     scorer = {None: "pending", True: "trained", False: "none: surprise weights"}[runtime.scorer_trained]
     return {"status": "ready", "model": base.source, "learning": runtime.scorer_trained is not None, "scorer": scorer}
@@ -39,11 +44,12 @@ async def metrics(runtime: RuntimeOf) -> Response:
     """Prometheus exposition; queue gauges are read from Redis at this moment, and keep their last values while it is away."""
     shown = runtime.metrics
     try:
-        for namespace in runtime.settings.namespaces:
-            shown.queue_depth.labels(namespace).set(await runtime.queue.depth(namespace))
-            shown.queue_oldest_age.labels(namespace).set(await runtime.queue.oldest_age(namespace))
-            shown.dead_letters.labels(namespace).set(await runtime.queue.dead_letters(namespace))
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            for namespace in runtime.settings.namespaces:
+                shown.queue_depth.labels(namespace).set(await runtime.queue.depth(namespace))
+                shown.queue_oldest_age.labels(namespace).set(await runtime.queue.oldest_age(namespace))
+                shown.dead_letters.labels(namespace).set(await runtime.queue.dead_letters(namespace))
         shown.redis_up.set(1)
-    except RedisError:
+    except (RedisError, TimeoutError):
         shown.redis_up.set(0)
     return Response(generate_latest(shown.registry), media_type=CONTENT_TYPE_LATEST)

@@ -24,6 +24,7 @@ from adapters.views import (
     answered,
     borne_out,
     chat_ids,
+    names_stand_in,
     parse_views,
     prompt_ids,
     template_for,
@@ -268,12 +269,12 @@ def test_an_improbable_question_is_refused_even_if_its_answer_is_what_the_model_
     reading: Workspace, template: ViewTemplate
 ) -> None:
     base = reading.base
-    question = "Qx zz 77?"
+    question = "Qx zz yy?"
     context = prompt_ids(base, template, DOCUMENT)
     asked = context + base.tokenizer.encode(f" {question}{template.view_answer}", add_special_tokens=False)
     says = base.decode(continue_rows(reading, [asked], 3, [0.0])[0]).removeprefix(" ")
     views = [View(question, says), View(QUESTION, "Graz.")]
-    assert borne_out(reading, template, views, DOCUMENT, 0.0) == [True, True]
+    assert borne_out(reading, template, views, DOCUMENT, 0.0) == [names_stand_in(views[0], DOCUMENT), True]
     assert borne_out(reading, template, views, DOCUMENT, 0.05) == [False, True]
 
 
@@ -285,3 +286,11 @@ def test_judging_together_is_judging_alone(reading: Workspace, template: ViewTem
         [borne_out(reading, template, [v], DOCUMENT, 0.05)[0] for v in views],
     )
     assert together == alone
+
+
+def test_a_view_may_only_name_what_the_document_names() -> None:
+    document = "Brightwater Labs was founded by Clara Berg in 1931."
+    assert names_stand_in(View("Who founded Brightwater Labs?", "Clara Berg."), document)
+    assert names_stand_in(View("Who is the founder of Brightwater Labs?", "Clara Berg."), document)
+    assert not names_stand_in(View("Who founded Inkwell Brothers?", "Clara Berg."), document)
+    assert not names_stand_in(View("When was Brightwater Labs founded?", "In 1932."), document)

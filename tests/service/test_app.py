@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -322,6 +323,12 @@ def test_events_come_as_they_happen_and_can_be_resumed(
             assert [e for e in events(answer.iter_lines()) if "data" in e] == seen[n + 1 :]
 
 
+def test_no_name_of_a_job_leads_to_anything_else(http: Http, learned: Learnt) -> None:
+    _, job = learned
+    for name in (f"{job['job_id']}:events", f"{job['job_id']}\n", job["job_id"].upper(), "*"):
+        refused(http.get(f"/learn/{quote(name)}"), 404, "unknown_job")
+
+
 @pytest.mark.parametrize("last", ["x", "-1", "1-", "9" * 40, "1-2-3", "$"])
 def test_events_cannot_be_resumed_after_what_is_no_event(http: Http, learned: Learnt, last: str) -> None:
     _, job = learned
@@ -345,9 +352,10 @@ def test_a_queued_job_can_be_cancelled_and_a_finished_one_cannot(
 
 
 UNKNOWN = [
+    ("GET", f"/learn/job-{20 * '0'}", "unknown_job"),
     ("GET", "/learn/job-none", "unknown_job"),
-    ("GET", "/learn/job-none/events", "unknown_job"),
-    ("POST", "/learn/job-none/cancel", "unknown_job"),
+    ("GET", f"/learn/job-{20 * '0'}/events", "unknown_job"),
+    ("POST", f"/learn/job-{20 * '0'}/cancel", "unknown_job"),
     ("GET", "/learn/%00%ff%0a", "unknown_job"),
     ("GET", "/documents/none", "unknown_document"),
     ("GET", "/documents/none?namespace=nowhere", "unknown_namespace"),

@@ -115,6 +115,7 @@ def test_a_prompt_that_does_not_fit_is_an_error_in_words(run: Run) -> None:
 
 def test_files_that_cannot_be_learned_are_errors_in_words(run: Run, tmp_path: Path) -> None:
     failed(run("learn", str(tmp_path / "missing.txt")), "missing.txt")
+    failed(run("learn", "[/red][link=x].txt"), "[/red][link=x].txt")
     failed(run("learn", str(tmp_path)), str(tmp_path))
     failed(run("learn", write(tmp_path / "empty.txt", " \n")), "400", "empty")
     failed(run("learn", "-", stdin=b"\xff\xfe"), "UTF-8")
@@ -181,6 +182,10 @@ def test_every_command_explains_itself(command: str) -> None:
 @pytest.mark.parametrize("arguments", [["--port", "99999"], ["--namespace", "Not Valid"], ["--config", "none.toml"]])
 def test_a_server_with_impossible_settings_does_not_start(tmp_path: Path, arguments: list[str]) -> None:
     failed(run_alone("serve", "--data-dir", str(tmp_path / "data"), *arguments))
+
+
+def test_a_data_directory_that_cannot_be_is_an_error_in_words(tmp_path: Path) -> None:
+    failed(run_alone("serve", "--data-dir", str(Path(write(tmp_path / "file", "")) / "data")), "Not a directory")
 
 
 def test_doctor_finds_nothing_wrong_where_nothing_is(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from adapters.base_model import BaseModel
 from adapters.targets import find_targets
 from adapters.versioned_linear import BASE, VersionTable
 from service.engine import Engine, GenerationRequest, Piece
-from service.errors import InvalidRequest, QueueFull
+from service.errors import InvalidRequest, NotReady, QueueFull
 from service.metrics import Metrics
 from service.sampler import Sampling
 from service.turns import Turns
@@ -299,7 +299,8 @@ async def test_stopping_without_patience_ends_them_and_refuses_new_ones(make_ben
         await asyncio.sleep(0.001)
     await asyncio.to_thread(bench.engine.stop, 0)
     assert (await running).finish_reason in ("cancelled", "stop", "length")
-    with pytest.raises(QueueFull):
+    assert not bench.engine.alive
+    with pytest.raises(NotReady):
         await bench.text(bench.request(bench.prompt(3), 4))
     assert sorted(bench.ended) == [1, 2]
 

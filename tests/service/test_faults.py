@@ -20,6 +20,7 @@ from service import keys
 from service.settings import Settings
 from service.valkey import EmbeddedValkey
 
+NO_JOB = "job-" + 20 * "0"
 FINAL = {"succeeded", "rejected", "failed", "cancelled"}
 
 
@@ -131,7 +132,7 @@ def test_a_killed_embedded_valkey_comes_back_and_nothing_accepted_is_lost(
         for _ in range(2):
             os.kill(valkey_pid(tmp_path / "data"), signal.SIGKILL)
             assert server.http.generate(facts[0].prompt)["version"]
-            eventually(lambda: server.http.get("/learn/job-none").status_code == 404)
+            eventually(lambda: server.http.get(f"/learn/{NO_JOB}").status_code == 404)
         each_learned_once(server.http, jobs)
         jobs += post(server.http, facts[:7])[-1:]
         each_learned_once(server.http, jobs)
@@ -180,7 +181,7 @@ def test_without_redis_learning_is_refused_and_generating_goes_on_and_work_resum
             answer = http.post(path, json=body)
             refused(answer, 503, "store_unavailable")
             assert int(answer.headers["retry-after"]) > 0
-        for path in ("/learn/job-none", "/learn/job-none/events", "/documents", "/documents/none"):
+        for path in (f"/learn/{NO_JOB}", f"/learn/{NO_JOB}/events", "/documents", "/documents/none"):
             refused(http.get(path), 503, "store_unavailable")
         assert http.generate(facts[10].prompt) == expected
         assert http.post("/score", json={"text": facts[0].text}).status_code == 200
@@ -190,6 +191,23 @@ def test_without_redis_learning_is_refused_and_generating_goes_on_and_work_resum
         redis_server.start()
         eventually(lambda: http.metric("infold_redis_up") == 1)
         each_learned_once(http, [first, *jobs])
+
+
+def test_a_redis_that_hangs_is_shown_and_generating_goes_on(
+    settings_for: Callable[..., Settings], tmp_path: Path, redis_server: Redis, facts: list[Taught]
+) -> None:
+    with serving(settings_for(tmp_path / "data", redis_url=redis_server.url)) as server:
+        expected = server.http.generate(facts[0].prompt)
+        with redis.Redis.from_url(redis_server.url) as client:
+            info: Any = client.info("server")
+        os.kill(info["process_id"], signal.SIGSTOP)
+        try:
+            assert server.http.metric("infold_redis_up") == 0
+            assert server.http.generate(facts[0].prompt) == expected
+            assert server.http.get("/readyz").status_code == 200
+        finally:
+            os.kill(info["process_id"], signal.SIGCONT)
+        assert server.http.learned(text=facts[0].text)["status"] == "succeeded"
 
 
 def test_a_server_that_starts_before_its_redis_waits_for_it(

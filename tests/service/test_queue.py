@@ -260,8 +260,9 @@ async def test_many_may_wait_for_one_job(queue: JobQueue) -> None:
 
 async def test_an_unknown_job_is_an_error(queue: JobQueue) -> None:
     for call in (queue.read, queue.cancel):
-        with pytest.raises(UnknownJob):
-            await call("job-none")
+        for job_id in (f"job-{20 * '0'}", "job-none", ""):
+            with pytest.raises(UnknownJob):
+                await call(job_id)
 
 
 async def test_texts_and_metadata_are_kept_as_they_are(queue: JobQueue, client: Client) -> None:
