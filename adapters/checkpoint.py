@@ -30,7 +30,7 @@ from torch import Tensor
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Drift
 from adapters.errors import CorruptCheckpoint
-from adapters.reflection import Memory
+from adapters.memory import Memory
 
 FORMAT = 1
 _UNFINISHED = ".writing-"

@@ -4,6 +4,7 @@ Covered: ranges. Not covered: where values come from (flags, environment and fil
 Every value below was chosen by measurement; the numbers stand in docs/LOG.md.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -61,12 +62,15 @@ class ViewConfig:
     """Of the views after the first, which is written greedily."""
     plausible: float = 0.05
     """A view with a token less likely than this, with the document in context, is not borne out by it."""
+    known: float = 0.9
+    """A view whose answer has no token less likely than this, without the document, is known. A lucky guess is learned, to last."""
 
     def __post_init__(self) -> None:
         _require(self.count >= 0, "views.count must not be negative")
         _require(self.max_new_tokens >= 1, "views.max_new_tokens must be at least 1")
         _require(self.temperature > 0, "views.temperature must be positive")
         _require(0 <= self.plausible < 1, "views.plausible must be in [0, 1)")
+        _require(0 <= self.known <= 1, "views.known must be in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,15 @@ class FoldConfig:
     """Rank-one terms below this share of the largest are dropped from the gradient."""
     singular: float = 1e-2
     """Singular values of a delta below this share of the largest are not worth storing."""
+    slack: float = 1e-2
+    """How far the margins of what is rehearsed may change: 0 is not at all to first order, much above 1 is freely."""
     raw_iterations: int = 1
     """The same as `iterations` for raw text, the fast path."""
+
+    @property
+    def sure(self) -> float:
+        """Least probability of each token of an answer that is given surely: that of a required token once it counts as learned."""
+        return math.exp(-self.required_nll)
 
     def __post_init__(self) -> None:
         _require(self.input_damping > 0 and self.output_damping > 0, "fold dampings must be positive")
@@ -114,21 +125,41 @@ class FoldConfig:
         _require(self.required_nll > 0, "fold.required_nll must be positive")
         _require(self.backtracks >= 0, "fold.backtracks must not be negative")
         _require(0 <= self.keep < 1 and 0 <= self.singular < 1, "fold.keep and fold.singular must be in [0, 1)")
+        _require(self.slack >= 0, "fold.slack must not be negative")
         _require(self.raw_iterations >= 1, "fold.raw_iterations must be at least 1")
 
 
 @dataclass(frozen=True)
+class AnchorConfig:
+    """Questions that the base model answers surely: sampled once per base model."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
+    samples: int = 12288
+    """Questions sampled, of which many are the same; 0: no anchors."""
+    max_new_tokens: int = 32
+    """Of a question and its answer."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.samples >= 0, "anchors.samples must not be negative")
+        _require(self.max_new_tokens >= 1, "anchors.max_new_tokens must be at least 1")
+
+
+@dataclass(frozen=True)
 class ReflectionConfig:
-    """Rehearsal of earlier lessons."""
+    """Rehearsal and review of earlier lessons and of anchors."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
     recalled: int = 8
     """Earlier lessons folded together with each new one."""
+    anchored: int = 8
+    """The anchors nearest to a lesson that are folded with it, and as many others."""
     reviewed: int = 64
-    """Earlier lessons asked again after each fold; those that it made the model forget are folded once more."""
+    """Earlier lessons asked again after each fold, and as many anchors, half of them the nearest. What was lost is refolded."""
 
     def __post_init__(self) -> None:
-        _require(self.recalled >= 0 and self.reviewed >= 0, "reflection.recalled and reviewed must not be negative")
+        for name, count in (("recalled", self.recalled), ("anchored", self.anchored), ("reviewed", self.reviewed)):
+            _require(count >= 0, f"reflection.{name} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -163,5 +194,6 @@ class LearnConfig:
     views: ViewConfig = field(default_factory=ViewConfig)
     weigh: WeighConfig = field(default_factory=WeighConfig)
     fold: FoldConfig = field(default_factory=FoldConfig)
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
     reflection: ReflectionConfig = field(default_factory=ReflectionConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)

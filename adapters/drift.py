@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adapters.config import GuardConfig
-from adapters.reflection import Memory, remembered
+from adapters.memory import Memory, remembered
 from adapters.workspace import Workspace
 
 

@@ -18,6 +18,7 @@ from adapters.capture import Capture, Terms, frozen_stem
 from adapters.config import FoldConfig
 from adapters.curvature import DampedCurvature
 from adapters.delta import Delta, join
+from adapters.holding import Held, hold
 from adapters.importance import features_of
 from adapters.workspace import Batch, Workspace, token_nll
 
@@ -36,6 +37,8 @@ class Lesson:
     """(B, T-1) in [0, 1]."""
     required: Tensor
     """(B, T-1) bool: the answers of new views."""
+    kept: Tensor | None = None
+    """(B, T-1) bool: the answers of what is rehearsed, held where they are right and learned where they are not."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,10 @@ class _Position:
     """Where a fold stands: losses at the current weights, and what is still missing."""
 
     def __init__(self, nll: Tensor, lesson: Lesson, weights: Tensor, config: FoldConfig) -> None:
-        self.weights = weights
-        self.loss = weighted_mean(nll, weights)
+        self.weights, self.kept = weights, torch.zeros_like(lesson.required) if lesson.kept is None else lesson.kept
+        self.held = self.kept.any(-1) & ~(self.kept & (nll.detach() > config.required_nll)).any(-1)
+        """(B,) bool: rows that are all right, and stay out of the loss while they are."""
+        self.loss = weighted_mean(nll, weights, ~self.held)
         self.missing = lesson.required & (nll.detach() > config.required_nll)
         self.done = not bool(self.missing.any()) and self.loss.item() <= config.target_nll
         self.graph = nll
@@ -69,14 +74,22 @@ class _Position:
     def raise_missing(self) -> None:
         """Give what is missing full weight: an answer is to be learned to its end, not only where it first surprises."""
         self.weights = torch.maximum(self.weights, self.missing.float())
-        self.loss = weighted_mean(self.graph, self.weights)
+        self.loss = weighted_mean(self.graph, self.weights, ~self.held)
+
+    def margins(self) -> Tensor:
+        """Scalar: log odds of the answers of all held rows; unlike their losses, these keep a gradient when they are sure."""
+        likely = (-self.graph).exp().clamp(max=1 - 1e-5)
+        return ((-self.graph - torch.log1p(-likely)) * (self.kept & self.held[:, None])).sum()
 
 
-def weighted_mean(nll: Tensor, weights: Tensor) -> Tensor:
-    """Mean over rows of each row's weighted mean NLL (scalar); rows without weight do not count. Both (B, T-1)."""
+def weighted_mean(nll: Tensor, weights: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean over rows of each row's weighted mean NLL (scalar); rows without weight do not count. Both (B, T-1).
+
+    counted: (B,) bool, rows of which the loss counts; the others count as if they had none.
+    """
     mass = weights.sum(-1)
     rows = (nll * weights).sum(-1) / mass.clamp(min=1e-9)
-    return rows.sum() / (mass > 0).sum().clamp(min=1)
+    return (rows if counted is None else rows * counted).sum() / (mass > 0).sum().clamp(min=1)
 
 
 def fold(
@@ -95,12 +108,14 @@ def fold(
         while bool(at.weights.any()) and not at.done and len(parts) < config.iterations:
             at.raise_missing()
             workspace.pace()
-            terms = _prune(capture.terms(at.loss), config.keep)
+            terms, held = _split(capture.terms(at.loss + at.margins()), at.held, config.keep)
             direction = curvature.direction(terms)
+            if held is not None:
+                direction = hold(direction, held, curvature, config.slack)
             slope, loss = curvature.slope(terms, direction), at.loss.item()
             if slope >= 0:
                 break
-            bend = curvature.bend(terms, direction)
+            bend = curvature.bend(terms, direction) if held is None else curvature.quadratic(direction)
             step = _length(slope, bend, loss, config.kl_budget)
             at, step = _advance(workspace, lesson, at.weights, direction, step, loss, config)
             if step == 0:
@@ -150,11 +165,28 @@ def _advance(
     return at, step
 
 
+def _split(terms: Terms, held: Tensor, keep: float) -> tuple[Terms, Held | None]:
+    """The terms of the loss, and those of the margins of `held` rows (B,), each without the small ones."""
+    if not bool(held.any()):
+        return _prune(terms, keep), None
+    length = next(iter(terms.values()))[0].shape[0] // len(held)
+    mine, number = held.repeat_interleave(length), (held.cumsum(0) - 1).repeat_interleave(length)
+    margins: Terms = {}
+    texts = {}
+    for name, (x, d) in terms.items():
+        large = _large(x[mine], d[mine], keep)
+        margins[name], texts[name] = (x[mine][large], d[mine][large]), number[mine][large]
+    rest = {name: (x[~mine], d[~mine]) for name, (x, d) in terms.items()}
+    return _prune(rest, keep), Held(margins, texts, int(held.sum()))
+
+
 def _prune(terms: Terms, keep: float) -> Terms:
     """Drop rank-one terms whose norm is below `keep` of the layer's largest (most positions, most of the time)."""
-    out = {}
-    for name, (x, d) in terms.items():
-        size = x.norm(dim=-1) * d.norm(dim=-1)
-        kept = size > keep * size.max()
-        out[name] = (x[kept], d[kept])
-    return out
+    kept = {name: _large(x, d, keep) for name, (x, d) in terms.items()}
+    return {name: (x[kept[name]], d[kept[name]]) for name, (x, d) in terms.items()}
+
+
+def _large(x: Tensor, d: Tensor, keep: float) -> Tensor:
+    """(N,) bool: which terms are above `keep` of the largest."""
+    size: Tensor = x.norm(dim=-1) * d.norm(dim=-1)
+    return size > keep * size.max()

@@ -4,7 +4,6 @@ Covered: documents of any length (windows), views or raw text, rehearsal, the ve
 Not covered: queues, versions on disk, publishing (the server's work).
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from adapters.anchors import Anchors
 from adapters.config import LearnConfig
 from adapters.curvature import Curvature, DampedCurvature
 from adapters.delta import Delta, DeltaSum, join
@@ -20,8 +20,9 @@ from adapters.drift import UNTOUCHED, Drift, Guard
 from adapters.errors import InvalidConfig
 from adapters.fold import FoldReport, Lesson, fold
 from adapters.importance import TokenScorer, features, weigh
-from adapters.reflection import Memory, memorise, recall, rehearse, relearn, remembered
-from adapters.views import View, ViewTemplate, answered, borne_out, prompt_ids, write_views
+from adapters.memory import Memory, memorise, of_answer, relearn, remembered
+from adapters.reflection import Past, recall, rehearse
+from adapters.views import Judged, View, ViewTemplate, borne_out, judge_views, prompt_ids, write_views
 from adapters.windows import Window, windows
 from adapters.workspace import Workspace
 
@@ -71,11 +72,12 @@ class Learner:
         self,
         workspace: Workspace,
         curvature: Curvature,
+        anchors: Anchors,
         scorer: TokenScorer | None,
         template: ViewTemplate,
         config: LearnConfig,
     ) -> None:
-        self.workspace, self.scorer, self.template, self.config = workspace, scorer, template, config
+        self.workspace, self.anchors, self.scorer, self.template, self.config = workspace, anchors, scorer, template, config
         self.curvature = DampedCurvature(curvature, config.fold, workspace.base.device)
         self.guard = Guard(workspace, curvature.held_out, config.guard)
         overhead = len(prompt_ids(workspace.base, template, "")) + config.views.max_new_tokens
@@ -108,17 +110,17 @@ class Learner:
             EmptyDocument: nothing but white space.
         """
         clock, candidate = _Clock(), current.copy()
-        recalled = recall(memories, self.config.reflection.recalled, turn)
+        past = Past(memories, self.anchors, self.config.reflection, turn)
         pieces = windows(self.workspace.base, self.workspace.base.inert(document), self.window)
         parts: list[_Part] = []
         for piece in pieces:
             recent = recall([memory for part in parts for memory in part.memories], self.config.reflection.recalled, turn)
-            parts.append(self._learn_window(piece.text, candidate, [*recalled, *recent], turn, clock))
+            parts.append(self._learn_window(piece.text, candidate, past, recent, turn, clock))
         folded = [part for part in parts if part.report is not None]
         new = tuple(memory for part in folded for memory in part.memories)
         if new:
             with clock.stage("fold"):
-                folded += self._review(candidate, memories, (*new, *recalled), turn)
+                folded += self._review(candidate, past, new)
         delta, result = join(part.delta for part in folded), candidate
         if len(folded) > 1:  # what is stored is the join, and its rounding is not the sum of the parts' roundings
             result = current.copy()
@@ -126,7 +128,7 @@ class Learner:
         drift, rejection = None, None
         if folded:
             with clock.stage("guard"):
-                drift, rejection = self._judge(current, result, new, recalled, turn)
+                drift, rejection = self._judge(current, result, new, past.rehearsed(new), turn)
         report = LearnReport(
             views=tuple(self._as_text(view) for part in folded for view in part.views),
             windows=len(pieces),
@@ -142,7 +144,9 @@ class Learner:
             return Learned(Delta.zero(), current, (), weights, report)
         return Learned(delta, result, new, weights, report)
 
-    def _learn_window(self, piece: str, candidate: DeltaSum, recalled: Sequence[Memory], turn: int, clock: "_Clock") -> "_Part":
+    def _learn_window(
+        self, piece: str, candidate: DeltaSum, past: Past, recent: Sequence[Memory], turn: int, clock: "_Clock"
+    ) -> "_Part":
         """Learn one window and add its delta to `candidate`: through views of it, or its raw text if there are none."""
         workspace, base = self.workspace, self.workspace.base
         if self.config.views.count == 0:
@@ -156,25 +160,27 @@ class Learner:
             lesson = self._weigh_rows([base.encode(piece)] + [view.ids(base, self.template) for view in views])
             weights = self._labelled(lesson)
             workspace.install(candidate.weights())
-            sure = math.exp(-self.config.fold.required_nll)
-            unknown = [i for i, known in enumerate(answered(workspace, self.template, views, sure), 1) if not known]
-        taught = [views[i - 1] for i in unknown]
-        if not taught:
+            judged = judge_views(workspace, self.template, views)
+            unknown = [i for i, found in enumerate(judged) if not self._known(views[i], found, past)]
+        if not unknown:
             return _Part(weights, int(lesson.batch.predicted[0].sum()), 0)
-        lesson = self._select(lesson, unknown, taught)
+        taught = [views[i] for i in unknown]
+        lesson = self._select(lesson, [i + 1 for i in unknown], taught)
+        new = memorise(lesson, [judged[i].first if judged[i].first_likely >= self.config.fold.sure else None for i in unknown])
         with clock.stage("fold"):
-            delta, report = fold(workspace, rehearse(workspace, lesson, recalled), self.curvature, self.config.fold)
+            rehearsal = rehearse(workspace, lesson, [*past.rehearsed(new), *recent])
+            delta, report = fold(workspace, rehearsal, self.curvature, self.config.fold)
             candidate.add(delta)
-        return _Part(weights, *_counts(lesson), tuple(taught), delta, tuple(memorise(lesson)), report)
+        return _Part(weights, *_counts(lesson), tuple(taught), delta, tuple(new), report)
 
-    def _review(self, candidate: DeltaSum, memories: Sequence[Memory], recalled: Sequence[Memory], turn: int) -> list["_Part"]:
-        """Ask a sample of earlier lessons again, and fold those that were lost once more into `candidate`."""
-        sample = recall(memories, self.config.reflection.reviewed, turn + 1)
+    def _review(self, candidate: DeltaSum, past: Past, new: Sequence[Memory]) -> list["_Part"]:
+        """Ask a sample of what was known before again, and fold what was lost once more into `candidate`."""
+        sample = past.reviewed(new)
         self.workspace.install(candidate.weights())
         lost = [m for m, kept in zip(sample, remembered(self.workspace, sample), strict=True) if not kept]
         if not lost:
             return []
-        lesson = rehearse(self.workspace, relearn(self.workspace, lost), recalled)
+        lesson = rehearse(self.workspace, relearn(self.workspace, lost), past.beside(lost, new))
         delta, report = fold(self.workspace, lesson, self.curvature, self.config.fold)
         candidate.add(delta)
         return [_Part((), 0, 0, (), delta, (), report)]
@@ -227,6 +233,14 @@ class Learner:
         ids = lesson.batch.ids[0, : int(lesson.batch.mask[0].sum())].tolist()
         texts = [tokenizer.convert_tokens_to_string([token]) for token in tokenizer.convert_ids_to_tokens(ids)]
         return tuple(zip(texts, [0.0, *lesson.weights[0].tolist()], strict=False))[start:]
+
+    def _known(self, view: View, found: Judged, past: Past) -> bool:
+        """Whether there is nothing to learn in a view: it is known well, or it is remembered as learned and still answered."""
+        base = self.workspace.base
+        if not found.right or found.likely < self.config.fold.sure:
+            return False
+        memory = of_answer(view.prompt(base, self.template), view.continuation(base, self.template))
+        return found.likely >= self.config.views.known or past.holds(memory)
 
     def _select(self, lesson: Lesson, rows: list[int], views: list[View]) -> Lesson:
         """These rows of a lesson. Of `views`, if any, the answers are required, and only they are weighed: questions are given."""

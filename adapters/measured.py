@@ -1,9 +1,9 @@
-"""What was measured of a base model, once: its curvature and its token scorer, as files.
+"""What was measured of a base model, once: its curvature, its anchors and its token scorer, as files.
 
-    <model directory>/curvature.safetensors, scorer.safetensors     shipped with the weights
-    <cache>/<base digest>/curvature.safetensors, scorer.safetensors     measured here
+    <model directory>/{curvature,anchors,scorer}.safetensors     shipped with the weights
+    <cache>/<base digest>/{curvature,anchors,scorer}.safetensors     measured here
 
-Both name the base model's digest and are refused for any other. Files are written under a temporary name and renamed:
+All name the base model's digest and are refused for any other. Files are written under a temporary name and renamed:
 a crash leaves none.
 
 Covered: finding, measuring once, whole files. Not covered: what is measured (`curvature.py`, `scorer_training.py`).
@@ -13,13 +13,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from adapters.anchors import Anchors, sample_anchors
 from adapters.base_model import BaseModel
-from adapters.config import CurvatureConfig
+from adapters.config import AnchorConfig, CurvatureConfig
 from adapters.curvature import Curvature, Progress, measure_curvature
 from adapters.errors import CorruptCheckpoint
 from adapters.importance import TokenScorer
+from adapters.views import ViewTemplate
 from adapters.workspace import Workspace
 
+ANCHORS = "anchors.safetensors"
 CURVATURE = "curvature.safetensors"
 SCORER = "scorer.safetensors"
 
@@ -44,6 +47,34 @@ def curvature_of(workspace: Workspace, cache: Path, config: CurvatureConfig, pro
     curvature = measure_curvature(workspace, config, progress)
     save_into(cache / workspace.base.digest, CURVATURE, curvature.save)
     return curvature
+
+
+def find_anchors(base: BaseModel, cache: Path) -> Anchors | None:
+    """Anchors of `base`, if they were sampled before."""
+    for path in _places(base, cache, ANCHORS):
+        try:
+            return Anchors.load(path, base.digest)
+        except CorruptCheckpoint:
+            continue
+    return None
+
+
+def anchors_of(
+    workspace: Workspace,
+    template: ViewTemplate,
+    cache: Path,
+    config: AnchorConfig,
+    sure: float,
+    progress: Progress = lambda _: None,
+) -> Anchors:
+    """Anchors found, or sampled now and kept."""
+    if config.samples == 0:
+        return Anchors((), workspace.base.digest)
+    found = find_anchors(workspace.base, cache)
+    if found is None:
+        found = sample_anchors(workspace, template, config, sure, progress)
+        save_into(cache / workspace.base.digest, ANCHORS, found.save)
+    return found
 
 
 def find_scorer(base: BaseModel, cache: Path) -> TokenScorer | None:

@@ -1,46 +1,86 @@
-"""Rehearsal: a few earlier lessons are folded together with each new one, so that learning it does not overwrite them.
+"""Reflection: what must not be lost while a document is learned is rehearsed with it, asked again after it, and learned again.
 
-SAPT (Zhao et al. 2024) replays pseudo-samples to keep its attention stable; here the model's own earlier views are
-replayed with the weights that they were learned with. Measured: the largest single gain, in retention of what was
-known before and of what was learned (docs/LOG.md).
+Two kinds of it: earlier lessons, and anchors (what the base model knew). SAPT (Zhao et al. 2024) replays pseudo-samples to keep
+its attention stable; here the model's own views are replayed with the weights that they were learned with. Measured: the
+largest gains, in retention of what was known before and of what was learned (docs/LOG.md).
 
-Covered: what is remembered of a lesson, drawing a sample, finding and relearning what was lost.
-Not covered: consolidation over all documents.
+Covered: what has been superseded, drawing samples, rehearsing. Not covered: solving for all documents together.
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import torch
 
+from adapters.anchors import Anchors
+from adapters.config import ReflectionConfig
 from adapters.fold import Lesson
+from adapters.memory import Memory
 from adapters.workspace import Workspace
 
-
-@dataclass(frozen=True)
-class Memory:
-    """One learned text."""
-
-    ids: tuple[int, ...]
-    weights: tuple[float, ...]
-    """Of each predicted token: len(ids) - 1, in [0, 1]."""
-    required: tuple[bool, ...]
-    """The tokens that make up its answer."""
+PARAPHRASE = 0.7
+"""What two questions share (`Anchors.shared`) when they may ask the same of the same subject."""
 
 
-def memorise(lesson: Lesson) -> list[Memory]:
-    """What to keep of each row of a lesson: its answers count in full, whatever the scorer thought."""
-    out = []
-    for row in range(len(lesson.weights)):
-        length = int(lesson.batch.mask[row].sum())
-        required = lesson.required[row, : length - 1]
-        if not bool(required.any()):
-            continue
-        weights = torch.maximum(lesson.weights[row, : length - 1], required.float())
-        ids = lesson.batch.ids[row, :length].tolist()
-        out.append(Memory(tuple(ids), tuple(weights.tolist()), tuple(required.tolist())))
-    return out
+class Past:
+    """Earlier lessons and anchors, as seen while one document is learned."""
+
+    def __init__(self, memories: Sequence[Memory], anchors: Anchors, config: ReflectionConfig, turn: int) -> None:
+        """turn: seeds every choice."""
+        self._memories, self._anchors, self._config, self._turn = memories, anchors, config, turn
+        self._last_asked = {m.prompt: place for place, m in enumerate(memories)}
+        self._replacing: dict[int, list[int]] = {}
+        for place, memory in enumerate(memories):
+            for token in memory.replaced:
+                self._replacing.setdefault(token, []).append(place)
+
+    def holds(self, memory: Memory) -> bool:
+        """Whether the question and answer of `memory` were learned, and are the last that was learned of this question."""
+        last = self._last_asked.get(memory.prompt)
+        return last is not None and self._memories[last].answer == memory.answer
+
+    def rehearsed(self, new: Sequence[Memory]) -> list[Memory]:
+        """What is folded together with the lesson `new`."""
+        return self._valid([*self._drawn(self._config.recalled, self._config.anchored, self._turn), *self._near(new)], new)
+
+    def reviewed(self, new: Sequence[Memory]) -> list[Memory]:
+        """What is asked again after the lesson `new`."""
+        half = self._config.reviewed // 2
+        return self._valid([*self._drawn(2 * half, half, self._turn + 1), *self._anchors.nearest(new, half)], new)
+
+    def beside(self, lost: Sequence[Memory], new: Sequence[Memory]) -> list[Memory]:
+        """What is folded together with lessons that `new` made the model forget."""
+        return self._valid([*new, *self._near(lost)], new)
+
+    def _near(self, memories: Sequence[Memory]) -> list[Memory]:
+        return self._anchors.nearest(memories, self._config.anchored)
+
+    def _drawn(self, lessons: int, anchors: int, turn: int) -> list[Memory]:
+        """So many lessons and anchors, evenly. Anchors stand in for lessons that are not there yet, so that costs do not grow."""
+        found = recall(self._memories, lessons, turn)
+        return found + recall(self._anchors.memories, anchors + lessons - len(found), turn)
+
+    def _valid(self, found: Iterable[Memory], new: Sequence[Memory]) -> list[Memory]:
+        """Without repetitions and without what a later lesson, or `new`, has superseded."""
+        return [m for m in dict.fromkeys(found) if not self._outdated(m) and not any(self._supersedes(n, m) for n in new)]
+
+    def _outdated(self, memory: Memory) -> bool:
+        """Whether a later lesson answers its question otherwise; every lesson is later than an anchor."""
+        last = self._last_asked.get(memory.prompt)
+        if last is not None and not self.holds(memory):
+            return True
+        later = self._replacing.get(memory.answer[0], ())
+        return any(self._supersedes(self._memories[place], memory) for place in later if last is None or place > last)
+
+    def _supersedes(self, new: Memory, old: Memory) -> bool:
+        """Whether `new` gives another answer to what may be the same question in other words.
+
+        It asks the same, or it was learned in place of an answer that starts as the old one does, and the questions share most
+        of what is rare in them.
+        """
+        if new.prompt == old.prompt:
+            return new.answer != old.answer
+        return old.answer[0] in new.replaced and self._anchors.shared(new, old) >= PARAPHRASE
 
 
 def recall(memories: Sequence[Memory], count: int, seed: int) -> list[Memory]:
@@ -49,34 +89,15 @@ def recall(memories: Sequence[Memory], count: int, seed: int) -> list[Memory]:
 
 
 def rehearse(workspace: Workspace, lesson: Lesson, recalled: Sequence[Memory]) -> Lesson:
-    """The lesson with `recalled` as further rows, which add to the loss and require nothing."""
+    """The lesson with `recalled` as further rows, which require nothing: they are kept where they are right, else learned again."""
     rows = [lesson.batch.ids[i, : int(n)].tolist() for i, n in enumerate(lesson.batch.mask.sum(-1))]
     batch = workspace.batch(rows + [list(m.ids) for m in recalled])
     weights = torch.zeros(batch.ids.shape[0], batch.ids.shape[1] - 1, device=batch.ids.device)
     required = torch.zeros_like(weights, dtype=torch.bool)
+    kept = torch.zeros_like(required)
     weights[: len(rows), : lesson.weights.shape[1]] = lesson.weights
     required[: len(rows), : lesson.required.shape[1]] = lesson.required
     for row, memory in enumerate(recalled, len(rows)):
         weights[row, : len(memory.weights)] = torch.tensor(memory.weights)
-    return Lesson(batch, weights, required)
-
-
-def relearn(workspace: Workspace, memories: Sequence[Memory]) -> Lesson:
-    """A lesson made of memories, their answers required again."""
-    batch = workspace.batch([list(m.ids) for m in memories])
-    weights = torch.zeros(batch.ids.shape[0], batch.ids.shape[1] - 1, device=batch.ids.device)
-    required = torch.zeros_like(weights, dtype=torch.bool)
-    for row, memory in enumerate(memories):
-        weights[row, : len(memory.weights)] = torch.tensor(memory.weights)
-        required[row, : len(memory.required)] = torch.tensor(memory.required)
-    return Lesson(batch, weights, required)
-
-
-@torch.no_grad()
-def remembered(workspace: Workspace, memories: Sequence[Memory]) -> list[bool]:
-    """Whether each memory's answer is the likeliest, token by token, at the weights installed. One forward pass."""
-    if not memories:
-        return []
-    lesson = relearn(workspace, memories)
-    right = workspace.logits(lesson.batch)[:, :-1].argmax(-1) == lesson.batch.ids[:, 1:]
-    return [bool(ok) for ok in (right | ~lesson.required).all(-1).tolist()]
+        kept[row, : len(memory.required)] = torch.tensor(memory.required)
+    return Lesson(batch, weights, required, kept)

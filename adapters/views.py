@@ -22,6 +22,7 @@ from adapters.sampling import continue_rows
 from adapters.workspace import Workspace
 
 _WORD = re.compile(r"\w+")
+_SENTENCE_END = re.compile(r"(?<=[.!?。])\s+|\n+")
 
 
 @dataclass(frozen=True)
@@ -154,47 +155,73 @@ def parse_views(template: ViewTemplate, continuation: str, finished: bool = True
     return views
 
 
+def sentences(document: str) -> list[str]:
+    """The document's sentences and lines, as far as punctuation tells. An abbreviation makes one too many, which harms nothing."""
+    return [found for found in (part.strip() for part in _SENTENCE_END.split(document)) if _WORD.search(found)]
+
+
+def _twice(sentence: str) -> str:
+    """The second time, a causal LM knows what it could not know the first time (measured: .96 of sentences read right for .50)."""
+    return f"{sentence} {sentence}"
+
+
 def write_views(workspace: Workspace, template: ViewTemplate, document: str, config: ViewConfig, seed: int) -> list[View]:
-    """Let the base model write views: one row greedily, the others sampled. Each is returned once, greedy ones first.
+    """Let the base model write views: of the document, once greedily and else sampled; and of each of its sentences, greedily, so
+    that none is passed over. Each view is returned once, those of the whole document first.
 
     The base weights must be installed. A row may hold several views; the order is the model's.
     """
     base = workspace.base
-    prompt = prompt_ids(base, template, document)
+    alone = sentences(document)
+    texts = [document] * config.count + ([_twice(text) for text in alone] if len(alone) > 1 else [])
+    temperatures = [config.temperature if 0 < row < config.count else 0.0 for row in range(len(texts))]
     ends = base.stop_ids | set(base.start)
-    temperatures = [0.0] + [config.temperature] * (config.count - 1)
     generator = torch.Generator(base.device).manual_seed(seed)
-    rows = continue_rows(workspace, [prompt] * config.count, config.max_new_tokens, temperatures, ends, generator)
+    prompts = [prompt_ids(base, template, text) for text in texts]
+    rows = continue_rows(workspace, prompts, config.max_new_tokens, temperatures, ends, generator)
     finished = [len(row) < config.max_new_tokens for row in rows]
     views = [v for row, end in zip(rows, finished, strict=True) for v in parse_views(template, base.decode(row), end)]
     return list(dict.fromkeys(views))
 
 
-def answered(workspace: Workspace, template: ViewTemplate, views: list[View], at_least: float = 0.0) -> list[bool]:
-    """Whether greedy decoding answers each view right, closed-book, at the weights installed. One forward pass.
+@dataclass(frozen=True)
+class Judged:
+    """How greedy decoding would answer a question."""
 
-    Greedy decoding writes the answer if and only if each of its tokens is the likeliest after those before.
-    at_least: besides, no token of the answer may be less likely than this: a lucky guess is not knowledge.
-    """
+    right: bool
+    """It writes the answer: each of its tokens is the likeliest after those before."""
+    likely: float
+    """Probability of the least likely token that was judged."""
+    first: int
+    """The likeliest first token of an answer."""
+    first_likely: float
+    """Its probability."""
+
+
+def judge_views(workspace: Workspace, template: ViewTemplate, views: list[View]) -> list[Judged]:
+    """How each view is answered closed-book at the weights installed; `likely` is that of its answer. One forward pass."""
     prompts = [view.prompt(workspace.base, template) for view in views]
     answers = [view.continuation(workspace.base, template) for view in views]
-    judged = _judge(workspace, prompts, [[]] * len(views), answers)
-    return [right and likely >= at_least for right, likely in judged]
+    return _judge(workspace, prompts, [[]] * len(views), answers)
 
 
 def borne_out(workspace: Workspace, template: ViewTemplate, views: list[View], document: str, plausible: float) -> list[bool]:
-    """Whether the document bears each view out: its answer is read right, and no token of it is less likely than `plausible`.
+    """Whether the document bears each view out: its answer is read right, and no token of it is less likely than `plausible`,
+    after the document or after the first sentence of it that names all that the view names, said twice.
 
     The second part refuses sampled views that ask about somebody whom the document does not name. One forward pass.
     """
     base = workspace.base
     lead = template.view_prefix if template.chat else ""
     plain = base.tokenizer.encode
-    questions = [list(plain(f"{lead} {v.question}{template.view_answer}", add_special_tokens=False)) for v in views]
-    answers = [list(plain(f" {v.answer}", add_special_tokens=False)) for v in views]
-    judged = _judge(workspace, [prompt_ids(base, template, document)] * len(views), questions, answers)
-    grounded = [names_stand_in(view, document) for view in views]
-    return [right and likely >= plausible and named for (right, likely), named in zip(judged, grounded, strict=True)]
+    alone = sentences(document)
+    naming = [[_twice(text) for text in alone if names_stand_in(view, text)] for view in views]
+    asked = [(i, text) for i, found in enumerate(naming) for text in (document, *found[:1])]
+    questions = [list(plain(f"{lead} {views[i].question}{template.view_answer}", add_special_tokens=False)) for i, _ in asked]
+    answers = [list(plain(f" {views[i].answer}", add_special_tokens=False)) for i, _ in asked]
+    judged = _judge(workspace, [prompt_ids(base, template, text) for _, text in asked], questions, answers)
+    good = {i for (i, _), found in zip(asked, judged, strict=True) if found.right and found.likely >= plausible}
+    return [i in good and names_stand_in(view, document) for i, view in enumerate(views)]
 
 
 def names_stand_in(view: View, document: str) -> bool:
@@ -208,20 +235,17 @@ def names_stand_in(view: View, document: str) -> bool:
 
 
 @torch.no_grad()
-def _judge(
-    workspace: Workspace, contexts: list[list[int]], questions: list[list[int]], answers: list[list[int]]
-) -> list[tuple[bool, float]]:
-    """Of each context + question + answer: whether every answer token is the likeliest, and the probability of the least
-    likely token of question and answer. One forward pass."""
+def _judge(workspace: Workspace, contexts: list[list[int]], questions: list[list[int]], answers: list[list[int]]) -> list[Judged]:
+    """Of each context + question + answer; `likely` is that of question and answer. One forward pass."""
     if not answers:
         return []
     batch = workspace.batch([c + q + a for c, q, a in zip(contexts, questions, answers, strict=True)])
     logp = workspace.logits(batch)[:, :-1].float().log_softmax(-1)
-    truth = batch.ids[:, 1:, None]
-    likely = logp.gather(-1, truth)[..., 0].exp().tolist()
-    right = (logp.argmax(-1, keepdim=True) == truth)[..., 0].tolist()
+    likely = logp.gather(-1, batch.ids[:, 1:, None])[..., 0].exp().tolist()
+    peak = logp.max(-1)
+    best, heights = peak.indices.tolist(), peak.values.exp().tolist()
     out = []
     for row, (c, q, a) in enumerate(zip(contexts, questions, answers, strict=True)):
         start, middle, end = len(c) - 1, len(c) + len(q) - 1, len(c) + len(q) + len(a) - 1
-        out.append((all(right[row][middle:end]), min(likely[row][start:end])))
+        out.append(Judged(best[row][middle:end] == a, min(likely[row][start:end]), best[row][middle], heights[row][middle]))
     return out

@@ -44,7 +44,8 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     rng = random.Random(args.seed)
     facts = w.World(args.seed, new=args.documents).one_fact_each
-    unit, live, stages, tokens = [], [], {}, []
+    unit, live, tokens = [], [], []
+    stages: dict[str, list[float]] = {}
     with httpx2.Client(base_url=args.url, timeout=60) as http:
         for fact in facts[: args.documents]:
             text = w.document(rng, [fact])

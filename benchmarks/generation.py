@@ -27,7 +27,7 @@ def tokens_per_second(http: httpx2.Client, version: str, concurrent: int, reques
             "version": version,
         }
         usage = http.post("/generate", json=body).raise_for_status().json()["usage"]
-        return usage["completion_tokens"]
+        return int(usage["completion_tokens"])
 
     started = time.perf_counter()
     with concurrent_pool(concurrent) as pool:

@@ -12,7 +12,7 @@ import redis
 import torch
 
 from adapters.errors import AdapterError
-from adapters.measured import find_curvature, find_scorer
+from adapters.measured import find_anchors, find_curvature, find_scorer
 from adapters.targets import find_targets
 from service.errors import DataDirectoryBusy, ServiceError
 from service.model import load_model, load_template
@@ -96,6 +96,8 @@ def _model(settings: Settings) -> list[Finding]:
     found = [Finding(True, f"model {base.source}: {len(targets.names)} target layers, context {base.context}")]
     curved = find_curvature(base, settings.cache_dir, targets.names) is not None
     found.append(Finding(True, "curvature is there" if curved else "curvature will be measured at the first start"))
+    anchored = find_anchors(base, settings.cache_dir) is not None
+    found.append(Finding(True, "anchors are there" if anchored else "anchors will be sampled at the first start"))
     scored = find_scorer(base, settings.cache_dir) is not None
     found.append(
         Finding(scored, "scorer is there" if scored else f"no scorer for this model; run `infold train-scorer {base.source}`")

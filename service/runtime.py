@@ -15,7 +15,7 @@ from torch import Tensor
 from adapters.base_model import BaseModel
 from adapters.checkpoint import VersionStore
 from adapters.learner import Learner
-from adapters.measured import curvature_of, find_scorer
+from adapters.measured import anchors_of, curvature_of, find_scorer
 from adapters.targets import find_targets
 from adapters.versioned_linear import VersionTable
 from adapters.workspace import Workspace
@@ -165,14 +165,19 @@ class Runtime:
     def _make_learner(self) -> Learner:
         base, _, _, workspace = self._loaded()
         with self.turns.learning():
-            curvature = curvature_of(workspace, self.settings.cache_dir, self.settings.learn.curvature, _log_progress)
+            curvature = curvature_of(workspace, self.settings.cache_dir, self.settings.learn.curvature, _log_progress("curvature"))
+            template = load_template(self.settings, base)
+            learn = self.settings.learn
+            anchors = anchors_of(
+                workspace, template, self.settings.cache_dir, learn.anchors, learn.fold.sure, _log_progress("anchors")
+            )
             scorer = find_scorer(base, self.settings.cache_dir)
             if scorer is None:
                 log.warning(
                     f"no scorer is trained for this model: tokens are weighted by surprise; run `infold train-scorer {base.source}`"
                 )
-            learner = Learner(workspace, curvature, scorer, load_template(self.settings, base), self.settings.learn)
-        log.info("learning", curvature_layers=len(curvature.inputs), scorer=scorer is not None)
+            learner = Learner(workspace, curvature, anchors, scorer, template, self.settings.learn)
+        log.info("learning", curvature_layers=len(curvature.inputs), anchors=len(anchors.memories), scorer=scorer is not None)
         return learner
 
     def _loaded(self) -> tuple[BaseModel, Engine, Residency, Workspace]:
@@ -181,5 +186,5 @@ class Runtime:
         return self._model
 
 
-def _log_progress(share: float) -> None:
-    log.info("measuring curvature", percent=round(100 * share))
+def _log_progress(what: str) -> Callable[[float], None]:
+    return lambda share: log.info(f"measuring {what}", percent=round(100 * share))

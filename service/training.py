@@ -1,4 +1,4 @@
-"""Make what a new model needs to learn well: its curvature and its token scorer, without labels.
+"""Make what a new model needs to learn well: its curvature, its anchors and its token scorer, without labels.
 
 Covered: measuring, self-written tasks, targets, fit, files. Not covered: judging the result on a stream (`benchmarks/`).
 """
@@ -14,7 +14,7 @@ from rich.progress import Progress
 from adapters.curvature import DampedCurvature
 from adapters.curvature import Progress as Report
 from adapters.errors import AdapterError
-from adapters.measured import CURVATURE, SCORER, curvature_of, save_into
+from adapters.measured import ANCHORS, CURVATURE, SCORER, anchors_of, curvature_of, save_into
 from adapters.scorer_training import Example, fit_scorer, make_example
 from adapters.targets import find_targets
 from adapters.tasks import self_written_tasks
@@ -33,6 +33,7 @@ class Trained:
     """What was written, and from how much."""
 
     curvature: Path
+    anchors: Path
     scorer: Path
     tasks: int
     seconds: float
@@ -51,6 +52,8 @@ def train(settings: Settings, wanted: int, corpus: Sequence[str], into: Path | N
     template = load_template(settings, base)
     directory = into or settings.cache_dir / base.digest
     curvature = curvature_of(workspace, settings.cache_dir, settings.learn.curvature, _bar(progress, "measuring curvature"))
+    sure, sampling = settings.learn.fold.sure, _bar(progress, "sampling anchors")
+    anchors = anchors_of(workspace, template, settings.cache_dir, settings.learn.anchors, sure, sampling)
     window = min(WINDOW, base.context - len(prompt_ids(base, template, "")) - settings.learn.views.max_new_tokens)
     tasks = self_written_tasks(workspace, template, settings.learn.views, wanted, window, corpus, _bar(progress, "writing tasks"))
     if not tasks:
@@ -68,6 +71,7 @@ def train(settings: Settings, wanted: int, corpus: Sequence[str], into: Path | N
     scorer = fit_scorer(examples, progress=_bar(progress, "fitting the scorer"))
     return Trained(
         save_into(directory, CURVATURE, curvature.save),
+        save_into(directory, ANCHORS, anchors.save),
         save_into(directory, SCORER, lambda path: scorer.save(path, base.digest)),
         len(tasks),
         time.perf_counter() - started,

@@ -22,7 +22,7 @@ from adapters.checkpoint import Version, VersionStore
 from adapters.delta import DeltaSum
 from adapters.errors import AdapterError, CorruptCheckpoint
 from adapters.learner import Learned, Learner
-from adapters.reflection import Memory
+from adapters.memory import Memory
 from service.errors import AliasMoved
 from service.ledger import Ledger, VersionRecord
 from service.metrics import Metrics

@@ -13,7 +13,7 @@ from adapters.checkpoint import Version, VersionStore
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Drift
 from adapters.errors import CorruptCheckpoint
-from adapters.reflection import Memory
+from adapters.memory import Memory
 
 LAYERS = {"low.0": (6, 9), "high.1": (4, 5)}
 """Layer -> (d_out, d_in)."""

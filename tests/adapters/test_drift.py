@@ -11,7 +11,7 @@ from adapters.base_model import BaseModel
 from adapters.config import CurvatureConfig, GuardConfig
 from adapters.curvature import Curvature, measure_curvature
 from adapters.drift import UNTOUCHED, Drift, Guard
-from adapters.reflection import Memory
+from adapters.memory import Memory
 from adapters.sampling import continue_rows
 from adapters.workspace import Workspace
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from adapters.anchors import Anchors
 from adapters.base_model import BaseModel
 from adapters.config import FoldConfig, GuardConfig, LearnConfig, ReflectionConfig, TargetConfig, ViewConfig
 from adapters.curvature import Curvature
@@ -16,9 +17,9 @@ from adapters.drift import UNTOUCHED
 from adapters.errors import EmptyDocument
 from adapters.importance import TokenScorer
 from adapters.learner import Learned, Learner
-from adapters.reflection import Memory
+from adapters.memory import Memory
 from adapters.targets import find_targets
-from adapters.views import View, ViewTemplate, answered
+from adapters.views import View, ViewTemplate, judge_views
 from adapters.windows import windows
 from adapters.workspace import Workspace
 
@@ -47,7 +48,7 @@ class School:
     def knows(self, total: DeltaSum, views: Sequence[View]) -> list[bool]:
         """Whether the version of `total` answers the views."""
         self.workspace.install(total.weights())
-        return answered(self.workspace, self.learner.template, list(views))
+        return [found.right for found in judge_views(self.workspace, self.learner.template, list(views))]
 
     def losses(self, total: DeltaSum, rows: list[list[int]]) -> list[float]:
         """Mean NLL of each row at the version of `total`."""
@@ -64,7 +65,7 @@ def school(reader: BaseModel, template: ViewTemplate, measure: Measure) -> MakeS
 
     def build(config: LearnConfig = CONFIG, base: BaseModel = reader, scorer: TokenScorer | None = None) -> School:
         workspace = Workspace(base, find_targets(base.model, config.targets))
-        return School(Learner(workspace, measure(workspace), scorer, template, config))
+        return School(Learner(workspace, measure(workspace), Anchors((), base.digest), scorer, template, config))
 
     return build
 
@@ -192,7 +193,7 @@ def test_a_learner_keeps_nothing_from_one_document_to_the_next(school: MakeSchoo
 def test_what_is_known_is_not_learned_again(school: MakeSchool) -> None:
     at = school()
     once = at.learn()
-    twice = at.learn(current=once.total)
+    twice = at.learn(current=once.total, memories=once.memories)
     assert twice.delta.factors == {}
     assert twice.memories == ()
     assert twice.report.folds == twice.report.views == ()
@@ -334,11 +335,14 @@ def test_raw_text_is_weighed_as_a_score_says(school: MakeSchool) -> None:
 def test_an_update_that_forgets_is_rejected(school: MakeSchool) -> None:
     never = Memory((1, 40, 41), (1.0, 1.0), (False, True))
     at = school()
-    known = at.learn(turn=0)
+    known = at.learn("Jon Vik was born in Turin.")
     assert at.learn("Anna Berg was born in Lyon.", current=known.total, memories=[never]).report.rejection is None
-    keen = replace(CONFIG, guard=replace(GENEROUS, retention_loss=0.0), reflection=ReflectionConfig(recalled=1))
+    free = replace(CONFIG.fold, slack=1e9)
+    keen = replace(
+        CONFIG, guard=replace(GENEROUS, retention_loss=0.0), reflection=ReflectionConfig(recalled=1, reviewed=0), fold=free
+    )
     lesson = known.memories[0]
-    flipped = Memory(lesson.ids, (0.0,) * len(lesson.weights), lesson.required)  # measured, but not rehearsed
+    flipped = Memory(lesson.ids, (0.0,) * len(lesson.weights), lesson.required)  # measured, but neither rehearsed nor held
     outcomes = []
     for place in ("Lyon", "Oslo", "Lund", "Ghent"):
         report = school(keen).learn(f"Mira Holm was born in {place}.", current=known.total, memories=[flipped]).report

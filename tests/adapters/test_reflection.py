@@ -8,9 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.anchors import Anchors
+from adapters.config import ReflectionConfig
 from adapters.fold import Lesson, weighted_mean
-from adapters.reflection import Memory, memorise, recall, rehearse, relearn, remembered
-from adapters.sampling import continue_rows
+from adapters.memory import Memory, memorise, of_answer
+from adapters.reflection import Past, recall, rehearse
 from adapters.workspace import Workspace
 
 MakeLesson = Callable[..., Lesson]
@@ -28,12 +30,6 @@ def lesson(workspace: Workspace) -> Lesson:
     required = torch.zeros(3, 5, dtype=torch.bool)
     required[0, 3:] = required[1, 1] = True
     return Lesson(batch, weights, required)
-
-
-def test_a_memory_is_the_text_of_a_view_without_padding_and_its_answer_counts_in_full(lesson: Lesson) -> None:
-    first, second = memorise(lesson)
-    assert first == Memory((1, 40, 41, 42, 43, 44), (1.0, 0.0, 0.5, 1.0, 1.0), (False, False, False, True, True))
-    assert second == Memory((1, 50, 51), (0.0, 1.0), (False, True))
 
 
 @given(st.integers(0, 20), st.integers(0, 30), st.integers(0, 5))
@@ -91,24 +87,67 @@ def test_a_rehearsed_loss_is_the_mean_of_the_rows(lesson: Lesson, workspace: Wor
 
 
 def test_what_is_rehearsed_is_not_remembered_twice(lesson: Lesson, workspace: Workspace) -> None:
-    memories = memorise(lesson)
-    assert memorise(rehearse(workspace, lesson, memories)) == memories
+    memories = memorise(lesson, [None] * 3)
+    assert memorise(rehearse(workspace, lesson, memories), [None] * 5) == memories
 
 
-def test_relearning_requires_the_answers_again(lesson: Lesson, workspace: Workspace) -> None:
-    again = relearn(workspace, memorise(lesson))
-    assert memorise(again) == memorise(lesson)
-    assert int(again.required.sum()) == int(lesson.required.sum())
-    assert not again.weights[again.batch.mask[:, 1:] == 0].any()
+def test_what_is_rehearsed_is_kept(lesson: Lesson, workspace: Workspace) -> None:
+    both = rehearse(workspace, lesson, [memory(60, 5)])
+    assert both.kept is not None
+    assert not both.kept[:3].any()
+    assert both.kept[3].tolist() == [False, False, False, True, False]
 
 
-def test_what_greedy_decoding_still_writes_is_remembered(workspace: Workspace) -> None:
-    rows = [workspace.base.encode(text) for text in ("Mira Holm", "Q: Where was Jon Vik born? A:", "x")]
-    memories = []
-    for row, answer in zip(rows, continue_rows(workspace, rows, 3, [0.0] * 3), strict=True):
-        for tokens in (answer, [answer[0], (answer[1] + 1) % 300, answer[2]]):
-            ids = (*row, *tokens)
-            required = (False,) * (len(row) - 1) + (True,) * 3
-            memories.append(Memory(ids, tuple(map(float, required)), required))
-    assert remembered(workspace, memories) == [True, False] * 3
-    assert remembered(workspace, []) == []
+ASKED = {name: (1, 10, 11, number, 12) for number, name in enumerate(("Ada", "Bo", "Cy", "Di", "Ed", "Fay"), 20)}
+"""One question about each: the name alone is rare."""
+OTHER_WORDS = (1, 13, 14, 20, 15)
+"""About Ada."""
+ANCHORS = Anchors(tuple(of_answer(prompt, (30 + place,)) for place, prompt in enumerate(ASKED.values())), "")
+EVERYTHING = ReflectionConfig(recalled=99, anchored=99, reviewed=198)
+
+
+def seen(memories: list[Memory], new: list[Memory]) -> set[Memory]:
+    """What is rehearsed with `new`, and what is asked again, which is the same if all is."""
+    past = Past(memories, ANCHORS, EVERYTHING, turn=0)
+    assert set(past.rehearsed(new)) == set(past.reviewed(new))
+    assert len(past.reviewed(new)) == len(set(past.reviewed(new)))
+    return set(past.reviewed(new))
+
+
+def test_everything_is_rehearsed_and_reviewed_in_its_turn() -> None:
+    learned = of_answer((1, 70, 71), (72,))
+    assert seen([learned], []) == {learned, *ANCHORS.memories}
+
+
+def test_another_answer_to_the_same_question_supersedes_the_earlier_one() -> None:
+    old, new = of_answer((1, 70, 71), (72,)), of_answer((1, 70, 71), (73,))
+    assert seen([old, new], []) == {new, *ANCHORS.memories}
+    assert seen([new, old], []) == {old, *ANCHORS.memories}
+    assert seen([old], [new]) == set(ANCHORS.memories)
+    assert seen([], [of_answer(ASKED["Ada"], (99,))]) == set(ANCHORS.memories[1:])
+
+
+def test_the_old_answer_is_superseded_in_other_words_too() -> None:
+    moved = of_answer(OTHER_WORDS, (99,), replaced=(30,))
+    assert seen([moved], []) == {moved, *ANCHORS.memories[1:]}
+    assert seen([], [moved]) == set(ANCHORS.memories[1:])
+
+
+def test_other_answers_about_the_same_subject_stay_and_so_do_other_subjects() -> None:
+    moved = of_answer(OTHER_WORDS, (99,), replaced=(35,))
+    assert seen([moved], []) == {moved, *ANCHORS.memories}
+
+
+def test_a_lesson_is_not_superseded_by_an_earlier_one() -> None:
+    before, after = of_answer(OTHER_WORDS, (99,), replaced=(77,)), of_answer(ASKED["Ada"], (77,), replaced=(30,))
+    assert {before, after} <= seen([before, after], [])
+    assert after not in seen([after, before], [])
+
+
+def test_no_more_is_drawn_than_is_asked_for() -> None:
+    learned = [of_answer((1, 70, number), (72,)) for number in range(80, 100)]
+    past = Past(learned, ANCHORS, ReflectionConfig(recalled=3, anchored=2, reviewed=4), turn=5)
+    assert len(past.rehearsed([])) <= 5
+    assert len(past.rehearsed([learned[0]])) <= 7
+    assert len(past.reviewed([learned[0]])) <= 8
+    assert past.reviewed([learned[0]]) == Past(learned, ANCHORS, ReflectionConfig(3, 2, 4), turn=5).reviewed([learned[0]])

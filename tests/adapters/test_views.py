@@ -1,6 +1,7 @@
 """Views: the template, what is parsed from a continuation, and the judgement of one forward pass."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,23 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from adapters.base_model import BaseModel
-from adapters.config import FoldConfig, ViewConfig
+from adapters.base_model import BaseModel, load_base_model
+from adapters.config import FoldConfig, TargetConfig, ViewConfig
 from adapters.curvature import Curvature, DampedCurvature
+from adapters.demo import MODEL_PATH
+from adapters.demo.world import World, statement
 from adapters.errors import InvalidTemplate
 from adapters.fold import Lesson, fold
 from adapters.sampling import continue_rows
+from adapters.targets import find_targets
 from adapters.views import (
     CHAT,
     FEW_SHOT,
     View,
     ViewTemplate,
-    answered,
     borne_out,
     chat_ids,
+    judge_views,
     names_stand_in,
     parse_views,
     prompt_ids,
+    sentences,
     template_for,
     write_views,
 )
@@ -223,7 +228,7 @@ def test_a_view_is_answered_exactly_if_greedy_generation_writes_its_answer(readi
         prompt = View(question, "x").prompt(base, template)
         written = base.decode(greedy(base, prompt, 4)).strip()
         views += [View(question, written)] if written else []
-    verdicts = answered(reading, template, views)
+    verdicts = [found.right for found in judge_views(reading, template, views)]
     for view, verdict in zip(views, verdicts, strict=True):
         answer = view.continuation(base, template)
         assert verdict == (greedy(base, view.prompt(base, template), len(answer)) == answer)
@@ -237,26 +242,30 @@ def test_a_chat_answer_counts_only_with_its_end(chat_base: BaseModel, make_works
     required = torch.zeros(1, len(ids) - 1, dtype=torch.bool)
     required[0, len(prompt) - 1 :] = True
     lesson = Lesson(workspace.batch([ids]), required.float(), required)
-    assert answered(workspace, CHAT, [whole, begun]) == [False, False]
+    assert [found.right for found in judge_views(workspace, CHAT, [whole, begun])] == [False, False]
     config = FoldConfig(iterations=20)
     fold(workspace, lesson, DampedCurvature(measure(workspace), config, chat_base.device), config)
     assert continue_rows(workspace, [prompt], len(ids) - len(prompt), [0.0]) == [ids[len(prompt) :]]
-    assert answered(workspace, CHAT, [whole, begun]) == [True, False]
+    assert [found.right for found in judge_views(workspace, CHAT, [whole, begun])] == [True, False]
 
 
-def test_a_lucky_guess_is_no_answer(reading: Workspace, template: ViewTemplate) -> None:
+def test_a_judgement_names_the_likeliest_start_of_an_answer_and_how_likely_the_answer_is(
+    reading: Workspace, template: ViewTemplate
+) -> None:
     base = reading.base
     prompt = View("Who?", "x").prompt(base, template)
     (guess,) = continue_rows(reading, [prompt], 1, [0.0])
-    view = View("Who?", base.decode(guess).strip())
+    view, other = View("Who?", base.decode(guess).strip()), View("Who?", "Zz")
     assert view.continuation(base, template) == guess
     probability = float(reading.logits(reading.batch([prompt]))[0, -1].softmax(-1).max())
-    assert answered(reading, template, [view], probability * 0.99) == [True]
-    assert answered(reading, template, [view], min(1.0, probability * 1.01)) == [False]
+    right, wrong = judge_views(reading, template, [view, other])
+    assert right.likely == pytest.approx(probability, rel=1e-4) == wrong.first_likely
+    assert (right.right, wrong.right) == (True, False)
+    assert [right.first] == guess == [wrong.first]
 
 
 def test_no_views_need_no_judgement(reading: Workspace, template: ViewTemplate) -> None:
-    assert answered(reading, template, []) == []
+    assert judge_views(reading, template, []) == []
     assert borne_out(reading, template, [], DOCUMENT, 0.05) == []
 
 
@@ -280,12 +289,35 @@ def test_an_improbable_question_is_refused_even_if_its_answer_is_what_the_model_
 
 def test_judging_together_is_judging_alone(reading: Workspace, template: ViewTemplate) -> None:
     views = [View(QUESTION, "Graz."), View("Who?", "Anna Berg was born in Lund, long ago."), View(QUESTION, "Oslo.")]
-    together = answered(reading, template, views), borne_out(reading, template, views, DOCUMENT, 0.05)
-    alone = (
-        [answered(reading, template, [v])[0] for v in views],
-        [borne_out(reading, template, [v], DOCUMENT, 0.05)[0] for v in views],
-    )
-    assert together == alone
+    together = judge_views(reading, template, views)
+    alone = [judge_views(reading, template, [view])[0] for view in views]
+    assert [(found.right, found.first) for found in together] == [(found.right, found.first) for found in alone]
+    assert [found.likely for found in together] == pytest.approx([found.likely for found in alone], rel=1e-4)
+    borne = [borne_out(reading, template, [view], DOCUMENT, 0.05)[0] for view in views]
+    assert borne_out(reading, template, views, DOCUMENT, 0.05) == borne
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One. Two three! Four?", ["One.", "Two three!", "Four?"]),
+        ("No end", ["No end"]),
+        ("A line\n\nand another, 3.5 m long.", ["A line", "and another, 3.5 m long."]),
+        ("... !", []),
+    ],
+)
+def test_sentences_are_cut_after_their_ends_and_at_lines(text: str, expected: list[str]) -> None:
+    assert sentences(text) == expected
+
+
+def test_no_sentence_of_a_document_is_passed_over() -> None:
+    base = load_base_model(str(MODEL_PATH), "cpu", "float32")
+    workspace, template = Workspace(base, find_targets(base.model, TargetConfig())), template_for(base)
+    rng = random.Random(3)
+    facts = [fact for fact in World(77, new=30, made_up=0.0).one_fact_each if fact.relation in ("born", "lives", "job")][:3]
+    document = " ".join(statement(rng, fact) for fact in facts)
+    written = write_views(workspace, template, document, ViewConfig(count=1), seed=0)
+    assert {fact.subject for fact in facts for view in written if fact.subject in view.question} == {f.subject for f in facts}
 
 
 def test_a_view_may_only_name_what_the_document_names() -> None:

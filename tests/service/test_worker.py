@@ -17,7 +17,7 @@ from adapters.config import LearnConfig
 from adapters.delta import DeltaSum
 from adapters.errors import AdapterError
 from adapters.learner import Learned, Learner
-from adapters.reflection import Memory
+from adapters.memory import Memory
 from service.connection import Client
 from service.ledger import Ledger
 from service.metrics import Metrics
@@ -151,7 +151,7 @@ async def test_an_update_over_its_budget_is_rejected_with_its_numbers_and_nothin
     from adapters.measured import curvature_of
 
     curvature = curvature_of(ours.workspace, server.settings.cache_dir, server.settings.learn.curvature)
-    bench = make_bench(Learner(ours.workspace, curvature, ours.scorer, ours.template, config))
+    bench = make_bench(Learner(ours.workspace, curvature, ours.anchors, ours.scorer, ours.template, config))
     async with bench.working():
         job = await bench.final(await bench.post(facts[0].text))
     assert (job.status, job.version) == ("rejected", "v0")

@@ -25,7 +25,7 @@ from adapters.demo.world import Fact, World
 KNOWN_SAMPLE = 200
 DOCUMENTS = 60
 LARGEST_BYTES = 8_000_000
-MADE_FROM_THE_MODEL = {"curvature.safetensors", "scorer.safetensors"}
+MADE_FROM_THE_MODEL = {"anchors.safetensors", "curvature.safetensors", "scorer.safetensors"}
 MOST_PARAMETERS = 5_000_000
 GUESSING = 0.15
 """More than guesses among 30 to 60 objects are right."""

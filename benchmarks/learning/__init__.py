@@ -1,0 +1,1 @@
+"""The learning benchmark: infold against its rivals on streams of documents, in one run."""

@@ -1,0 +1,92 @@
+"""What is measured of a method: does it answer, and what did it do to text that it should not have touched.
+
+Covered: closed-book accuracy (greedy, exact), KL from the base model and perplexity on held-out text, the unit F.
+Not covered: when to measure (`protocol.py`).
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.learning.ground import Ground
+from benchmarks.learning.streams import Asked
+
+ANSWER_TOKENS = 14
+"""More than the longest object of the worlds has."""
+ROWS = 64
+"""Questions answered together."""
+
+
+@torch.no_grad()
+def written(model: nn.Module, ground: Ground, prompts: Sequence[str], tokens: int = ANSWER_TOKENS) -> list[str]:
+    """Greedy continuations, one forward pass a token and no cache: right for any module that maps ids to logits."""
+    base = ground.base
+    out: list[str] = []
+    for start in range(0, len(prompts), ROWS):
+        rows = [base.encode(p) for p in prompts[start : start + ROWS]]
+        lengths = [len(row) for row in rows]
+        for _ in range(tokens):
+            batch = ground.batch(rows)
+            logits = model(batch.ids, attention_mask=batch.mask).logits
+            last = torch.tensor([len(row) - 1 for row in rows])
+            for row, token in zip(rows, logits[torch.arange(len(rows)), last].argmax(-1).tolist(), strict=True):
+                row.append(token)
+        out += [_until_stop(base.stop_ids, base.decode, row[length:]) for row, length in zip(rows, lengths, strict=True)]
+    return out
+
+
+def _until_stop(stops: set[int] | frozenset[int], decode: Callable[[list[int]], str], ids: list[int]) -> str:
+    end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
+    return decode(ids[:end])
+
+
+def answers_right(model: nn.Module, ground: Ground, asked: Sequence[Asked], prompt: Callable[[str], str]) -> list[bool]:
+    """For each question: is what the model writes, up to the first full stop, the answer?"""
+    texts = written(model, ground, [prompt(a.question) for a in asked])
+    return [text.partition(".")[0].strip() == a.answer for text, a in zip(texts, asked, strict=True)]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """On held-out text."""
+
+    kl: float
+    """KL(base || now), nats per token."""
+    perplexity: float
+
+
+class HeldOut:
+    """Held-out texts and what the base model made of them."""
+
+    def __init__(self, ground: Ground, texts: Sequence[str]) -> None:
+        self._batch = ground.batch([ground.base.encode(text) for text in texts])
+        self._before = self._log_probabilities(ground.base.model)
+
+    @torch.no_grad()
+    def _log_probabilities(self, model: nn.Module) -> Tensor:
+        logits: Tensor = model(self._batch.ids, attention_mask=self._batch.mask).logits
+        return logits[:, :-1].float().log_softmax(-1)
+
+    def damage(self, model: nn.Module) -> Damage:
+        """Of the model now."""
+        now, real = self._log_probabilities(model), self._batch.predicted
+        kl = (self._before.exp() * (self._before - now)).sum(-1)
+        nll = -now.gather(-1, self._batch.ids[:, 1:, None])[..., 0]
+        return Damage(float((kl * real).sum() / real.sum()), math.exp(float((nll * real).sum() / real.sum())))
+
+
+@torch.no_grad()
+def forward_seconds(ground: Ground, documents: Sequence[str], clock: Callable[[], float] = time.process_time) -> float:
+    """F: the median seconds of one forward pass over one document."""
+    seconds = []
+    for text in [*documents[:1], *documents]:  # the first pass of a process is slow, and dropped
+        batch = ground.batch([ground.base.encode(text)])
+        started = clock()
+        ground.base.model(batch.ids, attention_mask=batch.mask, use_cache=False)
+        seconds.append(clock() - started)
+    return statistics.median(seconds[1:])
