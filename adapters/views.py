@@ -7,6 +7,7 @@ with the document in context and not without it.
 Covered: templates, writing, parsing, the filter. Not covered: judging truth beyond what the model can read.
 """
 
+import itertools
 import json
 import re
 from dataclasses import dataclass, fields
@@ -207,31 +208,49 @@ def judge_views(workspace: Workspace, template: ViewTemplate, views: list[View])
 
 def borne_out(workspace: Workspace, template: ViewTemplate, views: list[View], document: str, plausible: float) -> list[bool]:
     """Whether the document bears each view out: its answer is read right, and no token of it is less likely than `plausible`,
-    after the document or after the first sentence of it that names all that the view names, said twice.
+    after the document or after the one sentence of it that says most of what the view says, said twice.
 
-    The second part refuses sampled views that ask about somebody whom the document does not name. One forward pass.
+    The second part refuses sampled views that ask about somebody whom the document does not name. Of views that answer one
+    question differently, one is kept, and a sentence's word goes before the document's. One forward pass.
     """
     base = workspace.base
     lead = template.view_prefix if template.chat else ""
     plain = base.tokenizer.encode
     alone = sentences(document)
-    naming = [[_twice(text) for text in alone if names_stand_in(view, text)] for view in views]
-    asked = [(i, text) for i, found in enumerate(naming) for text in (document, *found[:1])]
+    asked = [(i, text) for i, view in enumerate(views) for text in (document, *_saying(view, alone))]
     questions = [list(plain(f"{lead} {views[i].question}{template.view_answer}", add_special_tokens=False)) for i, _ in asked]
     answers = [list(plain(f" {views[i].answer}", add_special_tokens=False)) for i, _ in asked]
     judged = _judge(workspace, [prompt_ids(base, template, text) for _, text in asked], questions, answers)
-    good = {i for (i, _), found in zip(asked, judged, strict=True) if found.right and found.likely >= plausible}
-    return [i in good and names_stand_in(view, document) for i, view in enumerate(views)]
+    best: dict[str, tuple[int, int]] = {}  # question -> whether a sentence says so, and which view (the first counts most)
+    for (i, text), found in zip(asked, judged, strict=True):
+        if found.right and found.likely >= plausible and names_stand_in(views[i], document):
+            rank = (int(text != document), -i)
+            best[views[i].question] = max(rank, best.get(views[i].question, rank))
+    kept = {-place for _, place in best.values()}
+    return [i in kept for i in range(len(views))]
+
+
+def _saying(view: View, alone: list[str]) -> list[str]:
+    """The sentence that shares most words with a view, twice, if it names all that the view names; else nothing."""
+    said = {word.lower() for word in _WORD.findall(f"{view.question} {view.answer}")}
+    naming = [text for text in alone if names_stand_in(view, text)]
+    return [_twice(max(naming, key=lambda text: len(said & {word.lower() for word in _WORD.findall(text)})))] if naming else []
 
 
 def names_stand_in(view: View, document: str) -> bool:
-    """Whether every name and number of a view (capital or digit; not the question's first word) stands in the document.
+    """Whether every name and number of a view (words with a capital or a digit, those in a row together; not the question's
+    first word) stands in the document.
 
     A model that misreads an unknown name may be sure of a wrong one; where nouns are capitalised too, this costs some good views.
     """
-    said = {word.lower() for word in _WORD.findall(document)}
-    words = _WORD.findall(view.question)[1:] + _WORD.findall(view.answer)
-    return all(word.lower() in said for word in words if word != word.lower() or any(c.isdigit() for c in word))
+    said = f" {' '.join(_WORD.findall(document)).lower()} "
+    return all(f" {name} " in said for name in _names(_WORD.findall(view.question)[1:]) + _names(_WORD.findall(view.answer)))
+
+
+def _names(words: list[str]) -> list[str]:
+    """Runs of words with a capital or a digit, in lower case."""
+    runs = itertools.groupby(words, key=lambda word: word != word.lower() or any(c.isdigit() for c in word))
+    return [" ".join(run).lower() for named, run in runs if named]
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from adapters.errors import AdapterError
+from service.bench import bench
 from service.client import Client
 from service.errors import ServiceError
 from service.settings import Settings, load_settings
@@ -27,7 +28,6 @@ from service.settings import Settings, load_settings
 app = typer.Typer(
     help="infold: an LLM server that keeps learning while it serves.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-bench = typer.Typer(help="Benchmarks, which write their own reports.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -205,38 +205,6 @@ def train_scorer(
     for path in (result.curvature, result.anchors, result.scorer):
         out.print(f"wrote {path}", markup=False)
     out.print(f"{result.tasks} tasks, {result.seconds:.0f} s", markup=False)
-
-
-@bench.command()
-def learning(
-    model: Annotated[str | None, typer.Option(help="Hub id or local path; none: the demo model that ships.")] = None,
-    world: Annotated[str, typer.Option(help="Where documents come from: demo, or a directory with a world.py.")] = "demo",
-    into: Annotated[Path, typer.Option(help="Directory for the report, the plots and results.jsonl.")] = Path("bench"),
-    name: Annotated[str, typer.Option(help="Of the report.")] = "learning",
-    documents: Annotated[str, typer.Option(help="Lengths of the streams that every method runs on.")] = "40,200",
-    long: Annotated[int, typer.Option(help="Length of the stream for infold and the three best rivals; 0: none.")] = 1000,
-    seeds: Annotated[str, typer.Option(help="Of the streams; 900 is taken: rivals are tuned on it.")] = "11,12,13",
-    methods: Annotated[str, typer.Option(help="Names, or all.")] = "all",
-    ablations: Annotated[str, typer.Option(help="Names, all or none.")] = "all",
-    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 2,
-    cache: Annotated[Path | None, typer.Option(help="Where curvature, anchors and scorer are kept.")] = None,
-) -> None:
-    """Infold against its rivals on streams of documents. Goes on where it stopped."""
-    try:
-        from benchmarks.learning.bench import bench as run
-        from benchmarks.learning.plan import make_plan
-        from benchmarks.learning.report import write_report
-        from benchmarks.learning.results import Results
-    except ImportError as error:
-        err.print(f"[red]error:[/red] {escape(str(error))}; the benchmark needs more packages: pip install 'infold[bench]'")
-        raise typer.Exit(1) from None
-
-    with _reported(), Progress(console=err) as progress:
-        plan = make_plan(model, world, documents, long, seeds, methods, ablations)
-        results = Results(into)
-        run(plan, results, cache or load_settings(None).cache_dir, jobs, progress)
-        written = write_report(plan, results, into, name, " ".join(["infold", *sys.argv[1:]]))
-    out.print(f"wrote {written}", markup=False)
 
 
 @app.command()

@@ -101,9 +101,14 @@ def make_plan(model: str | None, world: str, documents: str, long: int, seeds: s
     if TUNING_SEED in chosen or min(counts) < 1:
         raise AdapterError(f"a stream has at least one document, and seed {TUNING_SEED} is taken by the tuning of rivals")
     return Plan(
-        model or str(MODEL_PATH), world, counts, long, chosen, _names(methods, METHODS, "method"),
+        model or str(MODEL_PATH), world, counts, long, chosen, method_names(methods),
         _names(ablations, ABLATIONS, "ablation"),
     )  # fmt: skip
+
+
+def method_names(given: str) -> tuple[str, ...]:
+    """Names of methods, with commas between them, or `all`. Raises AdapterError: there is none of that name."""
+    return _names(given, METHODS, "method")
 
 
 def _names(given: str, known: Mapping[str, object], what: str) -> tuple[str, ...]:

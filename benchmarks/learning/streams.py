@@ -69,7 +69,11 @@ def several(world: FactWorld, seed: int, documents: int, probes: int) -> Stream:
     for index in range(documents):
         size = rng.choice(SEVERAL)
         one = next(fresh)
-        about = [rng.choice(a) for a in (one, *(next(fresh) for _ in range(size - 1)))] if index % 2 else rng.sample(one, size)
+        about = (
+            [rng.choice(a) for a in (one, *(next(fresh) for _ in range(size - 1)))]
+            if index % 2
+            else rng.sample(one, min(size, len(one)))
+        )
         steps.append(_step(world, rng, about))
     return _stream(world, rng, steps, world.known, probes)
 

@@ -66,7 +66,7 @@ class KAdapter(Method):
 
     title = "K-Adapter"
     source = "Wang et al. 2020: frozen model, adapter layers at the first, middle and last block, summed into the last hidden state"
-    grid = {"rate": (1e-3, 3e-4, 3e-3), "steps": (10, 3, 30)}
+    grid = {"rate": (3e-4, 1e-4, 1e-3), "steps": (3, 10, 30)}
 
     def __init__(self, ground: Ground, knobs: Knobs) -> None:
         super().__init__(ground, knobs)

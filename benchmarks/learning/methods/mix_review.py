@@ -21,7 +21,7 @@ class MixReview(Method):
 
     title = "Mix-review"
     source = "He et al. 2021; an epoch is a step on one document, the pretraining data is text sampled from the base model"
-    grid = {"rate": (1e-3, 3e-4), "steps": (10, 30), "mix": (8.0, 4.0, 16.0)}
+    grid = {"rate": (3e-4, 1e-4, 1e-3), "steps": (10, 30), "mix": (4, 8)}
 
     def __init__(self, ground: Ground, knobs: Knobs) -> None:
         super().__init__(ground, knobs)

@@ -47,7 +47,7 @@ class RecAdam(Method):
 
     title = "RecAdam"
     source = "Chen et al. 2020; annealed anew for each document, over its own steps"
-    grid = {"rate": (1e-3, 3e-4), "steps": (10, 30), "strength": (1.0, 10.0, 100.0)}
+    grid = {"rate": (3e-4, 1e-4), "steps": (10, 30), "strength": (10.0, 100.0, 30.0)}
 
     def __init__(self, ground: Ground, knobs: Knobs) -> None:
         super().__init__(ground, knobs)

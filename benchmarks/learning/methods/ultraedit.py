@@ -49,7 +49,7 @@ class UltraEdit(Method):
 
     title = "UltraEdit"
     source = "Gu et al. 2025, told questions and answers; a turn is one document's facts rather than a hundred edits"
-    grid = {"rate": (5e-4, 3e-4, 1e-3), "ridge": (1.0, 10.0), "stop": (1, 0)}
+    grid = {"rate": (5e-4, 3e-4, 7e-4), "ridge": (1.0, 0.1, 10.0)}
     uses_oracle = True
 
     def __init__(self, ground: Ground, knobs: Knobs) -> None:
@@ -71,12 +71,10 @@ class UltraEdit(Method):
             self._add(name, values.T @ torch.linalg.solve(gram, x))
 
     def _rows(self, facts: tuple[Asked, ...]) -> tuple[list[list[int]], list[int]]:
-        """Question and answer of each fact, with its full stop or without, and where the answers start."""
+        """Question and answer of each fact, and where the answers start."""
         base = self.ground.base
         prompts = [base.encode(self.prompt(a.question)) for a in facts]
-        answers = [
-            list(base.tokenizer.encode(f" {a.answer}" + "." * int(self.knobs["stop"]), add_special_tokens=False)) for a in facts
-        ]
+        answers = [list(base.tokenizer.encode(f" {a.answer}.", add_special_tokens=False)) for a in facts]
         return [p + a for p, a in zip(prompts, answers, strict=True)], [len(p) for p in prompts]
 
     def _terms(self, rows: list[list[int]], starts: list[int]) -> dict[str, tuple[Tensor, Tensor]]:
