@@ -31,8 +31,9 @@ class Results:
     def add(self, outcome: Outcome) -> None:
         """Keep one more."""
         self._found[_key(outcome.run)] = outcome
+        whole = not self._path.exists() or self._path.read_text()[-1:] in ("", "\n")
         with self._path.open("a") as file:
-            file.write(json.dumps(asdict(outcome)) + "\n")
+            file.write(("" if whole else "\n") + json.dumps(asdict(outcome)) + "\n")
 
     def of(self, run: Run) -> Outcome | None:
         """What came out of a run, if it was done."""

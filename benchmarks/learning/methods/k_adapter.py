@@ -3,7 +3,7 @@
 Covered: an adapter layer (down, a causal transformer layer, up, skip) at three depths, each fed the base model's hidden state
 there and the adapter layer before; the last output is fused with the last hidden state. Differs: one adapter, for the one
 stream; one transformer layer each where the paper has two; fused by a sum that starts as nothing, as the paper's new head
-would have to be fitted to a task first.
+would have to be fitted to a task first. Not covered: models that change width before the head (OPT-350m).
 """
 
 import torch
@@ -44,17 +44,17 @@ class Adapted(nn.Module):
         head = base.get_output_embeddings()  # type: ignore[no-untyped-call]
         assert isinstance(head, nn.Linear)
         self.base, self.head = base.requires_grad_(False), head
-        size, layers = int(base.config.hidden_size), int(base.config.num_hidden_layers)
+        size, layers = head.in_features, int(base.config.num_hidden_layers)
         self.depths = sorted({1, (layers + 1) // 2, layers})
         self.adapters = nn.ModuleList(AdapterLayer(size) for _ in self.depths)
-        self.fusion = nn.Linear(size, head.in_features, bias=False)
+        self.fusion = nn.Linear(size, size, bias=False)
         nn.init.zeros_(self.fusion.weight)
 
     def forward(self, ids: Tensor, attention_mask: Tensor) -> CausalLMOutput:
         """Logits of the base model, and what the adapter adds to them."""
         with torch.no_grad():
             out = self.base(ids, attention_mask=attention_mask, use_cache=False, output_hidden_states=True)
-        x = torch.zeros_like(out.hidden_states[1])
+        x = torch.zeros_like(out.hidden_states[-1])
         for depth, adapter in zip(self.depths, self.adapters, strict=True):
             x = adapter(out.hidden_states[depth] + x)
         # the head is linear: this is the head on the fused state, whatever the model does to its logits after

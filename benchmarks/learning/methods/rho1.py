@@ -23,7 +23,7 @@ class Rho1(Method):
 
     title = "RHO-1"
     source = "Lin et al. 2024; the reference is the base model fine-tuned for 10 steps on the document that is about to be learned"
-    grid = {"rate": (1e-4, 3e-4), "steps": (10, 3), "keep": (0.3, 0.6, 0.15)}
+    grid = {"rate": (1e-4, 3e-4), "steps": (10, 3), "keep": (0.6, 0.3, 0.15)}
 
     def __init__(self, ground: Ground, knobs: Knobs) -> None:
         super().__init__(ground, knobs)
