@@ -7,9 +7,9 @@ are SAPT's pseudo-samples (Zhao et al. 2024), found by what they share with the 
 Covered: sampling, nearness, files. Not covered: keeping them (`reflection.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -44,11 +44,6 @@ class Anchors:
         """(BUCKETS,): how much sharing a token says, log of its inverse frequency; something, even of one that all share."""
         return torch.log((1 + len(self.memories)) / (1 + _bags(self.memories).sum(0))) + LEAST_RARITY
 
-    @cached_property
-    def _directions(self) -> Tensor:
-        """(N, BUCKETS), of norm 1."""
-        return torch.nn.functional.normalize(_bags(self.memories) * self._rarity, dim=1)
-
     def shared(self, one: Memory, other: Memory) -> float:
         """How much of the shorter question the two have in common, in [0, 1]: the share of its tokens, rare ones counting more.
 
@@ -59,13 +54,25 @@ class Anchors:
         mine, theirs = _bags([one, other]) * self._rarity
         return float((mine * theirs).sqrt().sum() / torch.minimum(mine.sum(), theirs.sum()).clamp(min=1e-9))
 
-    def nearest(self, memories: Sequence[Memory], count: int) -> list[Memory]:
-        """The anchors whose questions share the most rare tokens with one of `memories` (cosine of weighted token sets)."""
-        if not memories or not self.memories:
+    @cached_property
+    def _directions(self) -> Tensor:
+        """(N, BUCKETS), of norm 1."""
+        return self._direct(self.memories)
+
+    def nearest(self, asked: Sequence[Memory], count: int, among: Sequence[Memory] | None = None) -> list[Memory]:
+        """Those of `among` (default: the anchors) whose questions share most rare tokens with one of `asked`, nearest first.
+
+        By the cosine of weighted token sets.
+        """
+        found, directions = (self.memories, self._directions) if among is None else (among, self._direct(among))
+        if not asked or not found:
             return []
-        asked = torch.nn.functional.normalize(_bags(memories) * self._rarity, dim=1)
-        shared = (self._directions @ asked.T).amax(1)
-        return [self.memories[i] for i in shared.topk(min(count, len(self.memories))).indices.tolist()]
+        shared = (directions @ self._direct(asked).T).amax(1)
+        return [found[i] for i in shared.topk(min(count, len(found))).indices.tolist()]
+
+    def _direct(self, memories: Sequence[Memory]) -> Tensor:
+        """(N, BUCKETS), of norm 1: which tokens each question holds, by rarity."""
+        return torch.nn.functional.normalize(_bags(memories) * self._rarity, dim=1)
 
     def save(self, path: Path) -> None:
         """Write one safetensors file: ids (N, T) int32, padded with -1, and where each answer starts (N,)."""
@@ -92,29 +99,45 @@ def sample_anchors(
 ) -> Anchors:
     """Let the base model write questions with their answers, and keep those that it is sure of, each question once.
 
+    Stops early once hardly any batch brings something new: then there is little left to ask.
+
     sure: least probability of each token of an answer.
     """
-    base = workspace.base
     workspace.install(workspace.base_weights)
-    generator = torch.Generator(base.device).manual_seed(config.seed)
-    start, ends = base.encode(template.view_prefix), base.stop_ids | set(base.start)
-    found: dict[str, View] = {}
+    generator = torch.Generator(workspace.base.device).manual_seed(config.seed)
+    seen: set[str] = set()
+    found: list[Memory] = []
     for done in range(0, config.samples, BATCH):
         count = min(BATCH, config.samples - done)
-        for row in continue_rows(workspace, [start] * count, config.max_new_tokens, [1.0] * count, ends, generator):
-            text = base.decode(row)
-            for view in parse_views(template, template.view_prefix + text if template.chat else text, finished=False)[:1]:
-                found.setdefault(view.question, view)
+        fresh = [v for v in _written(workspace, template, count, config.max_new_tokens, generator) if v.question not in seen]
+        fresh = list({view.question: view for view in fresh}.values())
+        seen.update(view.question for view in fresh)
+        judged = judge_views(workspace, template, fresh)
+        good = [view for view, judgement in zip(fresh, judged, strict=True) if judgement.right and judgement.likely >= sure]
+        found += [of_answer(v.prompt(workspace.base, template), v.continuation(workspace.base, template)) for v in good]
         progress(min(1.0, (done + BATCH) / config.samples))
-    views = list(found.values())
-    judged = [j for i in range(0, len(views), BATCH) for j in judge_views(workspace, template, views[i : i + BATCH])]
-    good = (view for view, found in zip(views, judged, strict=True) if found.right and found.likely >= sure)
-    return Anchors(tuple(of_answer(v.prompt(base, template), v.continuation(base, template)) for v in good), base.digest)
+        if len(good) < config.worthwhile * count:
+            break
+    progress(1.0)
+    return Anchors(tuple(found), workspace.base.digest)
+
+
+def _written(workspace: Workspace, template: ViewTemplate, count: int, tokens: int, generator: torch.Generator) -> Iterator[View]:
+    """The first view of each of `count` sampled texts that hold one."""
+    base = workspace.base
+    start, ends = base.encode(template.view_prefix), base.stop_ids | set(base.start)
+    for row in continue_rows(workspace, [start] * count, tokens, [1.0] * count, ends, generator):
+        text = base.decode(row)
+        yield from parse_views(template, template.view_prefix + text if template.chat else text, finished=False)[:1]
 
 
 def _bags(memories: Sequence[Memory]) -> Tensor:
     """(N, BUCKETS) float32: which tokens each question holds."""
-    bags = torch.zeros(len(memories), BUCKETS)
-    for row, memory in enumerate(memories):
-        bags[row, [token % BUCKETS for token in set(memory.prompt)]] = 1.0
-    return bags
+    return torch.stack([_bag(m.prompt) for m in memories]) if memories else torch.zeros(0, BUCKETS)
+
+
+@lru_cache(maxsize=1 << 14)
+def _bag(prompt: tuple[int, ...]) -> Tensor:
+    bag = torch.zeros(BUCKETS)
+    bag[[token % BUCKETS for token in set(prompt)]] = 1.0
+    return bag

@@ -107,7 +107,7 @@ class FoldConfig:
     """Rank-one terms below this share of the largest are dropped from the gradient."""
     singular: float = 1e-2
     """Singular values of a delta below this share of the largest are not worth storing."""
-    slack: float = 1e-2
+    slack: float = 1e-3
     """How far the margins of what is rehearsed may change: 0 is not at all to first order, much above 1 is freely."""
     raw_iterations: int = 1
     """The same as `iterations` for raw text, the fast path."""
@@ -134,14 +134,17 @@ class AnchorConfig:
     """Questions that the base model answers surely: sampled once per base model."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
-    samples: int = 12288
-    """Questions sampled, of which many are the same; 0: no anchors."""
+    samples: int = 65536
+    """Most questions sampled, of which many are the same; 0: no anchors."""
+    worthwhile: float = 0.01
+    """Sampling ends when a batch brings less than this share of new anchors."""
     max_new_tokens: int = 32
     """Of a question and its answer."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.samples >= 0, "anchors.samples must not be negative")
+        _require(0 <= self.worthwhile <= 1, "anchors.worthwhile must be in [0, 1]")
         _require(self.max_new_tokens >= 1, "anchors.max_new_tokens must be at least 1")
 
 

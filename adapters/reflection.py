@@ -41,24 +41,26 @@ class Past:
 
     def rehearsed(self, new: Sequence[Memory]) -> list[Memory]:
         """What is folded together with the lesson `new`."""
-        return self._valid([*self._drawn(self._config.recalled, self._config.anchored, self._turn), *self._near(new)], new)
+        return self._valid(self._drawn(new, self._config.recalled, 2 * self._config.anchored, self._turn), new)
 
     def reviewed(self, new: Sequence[Memory]) -> list[Memory]:
         """What is asked again after the lesson `new`."""
-        half = self._config.reviewed // 2
-        return self._valid([*self._drawn(2 * half, half, self._turn + 1), *self._anchors.nearest(new, half)], new)
+        return self._valid(self._drawn(new, self._config.reviewed, self._config.reviewed, self._turn + 1), new)
 
     def beside(self, lost: Sequence[Memory], new: Sequence[Memory]) -> list[Memory]:
         """What is folded together with lessons that `new` made the model forget."""
-        return self._valid([*new, *self._near(lost)], new)
+        return self._valid([*new, *self._anchors.nearest(lost, self._config.anchored)], new)
 
-    def _near(self, memories: Sequence[Memory]) -> list[Memory]:
-        return self._anchors.nearest(memories, self._config.anchored)
+    def _drawn(self, new: Sequence[Memory], lessons: int, anchors: int, turn: int) -> list[Memory]:
+        """So many lessons and anchors, half of each the nearest to `new`, the others drawn evenly.
 
-    def _drawn(self, lessons: int, anchors: int, turn: int) -> list[Memory]:
-        """So many lessons and anchors, evenly. Anchors stand in for lessons that are not there yet, so that costs do not grow."""
-        found = recall(self._memories, lessons, turn)
-        return found + recall(self._anchors.memories, anchors + lessons - len(found), turn)
+        Anchors stand in for lessons that are not there yet, so that costs do not grow.
+        """
+        near = self._anchors.nearest(new, lessons // 2, self._memories)
+        found = [*near, *recall(self._memories, lessons - len(near), turn)]
+        anchors += lessons - len(found)
+        near = self._anchors.nearest(new, anchors // 2)
+        return [*found, *near, *recall(self._anchors.memories, anchors - len(near), turn)]
 
     def _valid(self, found: Iterable[Memory], new: Sequence[Memory]) -> list[Memory]:
         """Without repetitions and without what a later lesson, or `new`, has superseded."""

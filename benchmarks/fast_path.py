@@ -1,6 +1,6 @@
 """What learning a document without views costs, in units of one forward and backward pass over it, measured side by side.
 
-    infold serve --views 0 & python benchmarks/fast_path.py --url http://127.0.0.1:8000
+    infold serve --views 0 & python -m benchmarks.fast_path --url http://127.0.0.1:8000
 
 The unit is a plain forward and backward pass over the document with gradients of all weights, in this process, on one
 thread, taken right before each document is posted. Prints one JSON line of medians in milliseconds and their ratio.

@@ -1,6 +1,6 @@
 """Tokens per second on the base model's version and on a learned one, side by side, through HTTP.
 
-    infold serve & python benchmarks/generation.py --url http://127.0.0.1:8000
+    infold serve & python -m benchmarks.generation --url http://127.0.0.1:8000
 
 Rounds alternate between the versions, so that both see the same machine. Prints one JSON line per concurrency: the median over
 rounds of each version's tokens per second, and the median ratio of neighbouring rounds.

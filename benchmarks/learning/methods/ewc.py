@@ -36,7 +36,7 @@ class Ewc(Method):
 
     title = "EWC"
     source = "Kirkpatrick et al. 2017; diagonal Fisher over text sampled from the base model, pulling to the base weights"
-    grid = {"rate": (3e-4, 1e-4), "steps": (10, 30), "strength": (1e3, 1e2, 10.0)}
+    grid = {"rate": (1e-4, 3e-4), "steps": (10, 30), "strength": (30.0, 100.0, 1e3)}
 
     def __init__(self, ground: Ground, knobs: Knobs) -> None:
         super().__init__(ground, knobs)
