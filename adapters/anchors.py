@@ -109,7 +109,7 @@ def sample_anchors(
     found: list[Memory] = []
     for done in range(0, config.samples, BATCH):
         count = min(BATCH, config.samples - done)
-        fresh = [v for v in _written(workspace, template, count, config.max_new_tokens, generator) if v.question not in seen]
+        fresh = [v for v in _written(workspace, template, count, config, generator) if v.question not in seen]
         fresh = list({view.question: view for view in fresh}.values())
         seen.update(view.question for view in fresh)
         judged = judge_views(workspace, template, fresh)
@@ -122,11 +122,13 @@ def sample_anchors(
     return Anchors(tuple(found), workspace.base.digest)
 
 
-def _written(workspace: Workspace, template: ViewTemplate, count: int, tokens: int, generator: torch.Generator) -> Iterator[View]:
+def _written(
+    workspace: Workspace, template: ViewTemplate, count: int, config: AnchorConfig, generator: torch.Generator
+) -> Iterator[View]:
     """The first view of each of `count` sampled texts that hold one."""
     base = workspace.base
     start, ends = base.encode(template.view_prefix), base.stop_ids | set(base.start)
-    for row in continue_rows(workspace, [start] * count, tokens, [1.0] * count, ends, generator):
+    for row in continue_rows(workspace, [start] * count, config.max_new_tokens, [config.temperature] * count, ends, generator):
         text = base.decode(row)
         yield from parse_views(template, template.view_prefix + text if template.chat else text, finished=False)[:1]
 

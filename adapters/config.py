@@ -140,12 +140,15 @@ class AnchorConfig:
     """Sampling ends when a batch brings less than this share of new anchors."""
     max_new_tokens: int = 32
     """Of a question and its answer."""
+    temperature: float = 1.0
+    """At which they are sampled. Above 1, what the model rarely speaks of is asked more; only sure answers are kept anyhow."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.samples >= 0, "anchors.samples must not be negative")
         _require(0 <= self.worthwhile <= 1, "anchors.worthwhile must be in [0, 1]")
         _require(self.max_new_tokens >= 1, "anchors.max_new_tokens must be at least 1")
+        _require(self.temperature > 0, "anchors.temperature must be positive")
 
 
 @dataclass(frozen=True)
