@@ -6,7 +6,7 @@ Covered: progress, resuming, one fresh process for each run. Not covered: which 
 
 import multiprocessing
 import time
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
@@ -60,8 +60,3 @@ def _perform(run: Run, cache: Path, index: int, shares: MutableMapping[int, floa
             shares[index] = share
 
     return perform(run, cache, report)
-
-
-def summary(outcomes: Iterable[Outcome]) -> str:
-    """One line a run, for eyes that watch."""
-    return "\n".join(f"{o.run.method} {o.run.documents} TL {o.last.TL:.3f} NF {o.last.NF:.3f}" for o in outcomes)
