@@ -20,35 +20,42 @@ ANSWER_TOKENS = 14
 """More than the longest object of the worlds has."""
 ROWS = 64
 """Questions answered together."""
+END = "."
+"""Of an answer."""
 
 
 @torch.no_grad()
 def written(model: nn.Module, ground: Ground, prompts: Sequence[str], tokens: int = ANSWER_TOKENS) -> list[str]:
-    """Greedy continuations, one forward pass a token and no cache: right for any module that maps ids to logits."""
+    """Greedy continuations up to the first full stop, without it: one forward pass a token and no cache, which is right for any
+    module that maps ids to logits. A row that has ended is not run further."""
+    return [
+        text for start in range(0, len(prompts), ROWS) for text in _continued(model, ground, prompts[start : start + ROWS], tokens)
+    ]
+
+
+def _continued(model: nn.Module, ground: Ground, prompts: Sequence[str], tokens: int) -> list[str]:
+    """Of prompts that are run together."""
     base = ground.base
-    out: list[str] = []
-    for start in range(0, len(prompts), ROWS):
-        rows = [base.encode(p) for p in prompts[start : start + ROWS]]
-        lengths = [len(row) for row in rows]
-        for _ in range(tokens):
-            batch = ground.batch(rows)
-            logits = model(batch.ids, attention_mask=batch.mask).logits
-            last = torch.tensor([len(row) - 1 for row in rows])
-            for row, token in zip(rows, logits[torch.arange(len(rows)), last].argmax(-1).tolist(), strict=True):
-                row.append(token)
-        out += [_until_stop(base.stop_ids, base.decode, row[length:]) for row, length in zip(rows, lengths, strict=True)]
-    return out
-
-
-def _until_stop(stops: set[int] | frozenset[int], decode: Callable[[list[int]], str], ids: list[int]) -> str:
-    end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
-    return decode(ids[:end])
+    rows = [base.encode(p) for p in prompts]
+    lengths, open_rows = [len(row) for row in rows], list(range(len(rows)))
+    texts = [""] * len(rows)
+    for _ in range(tokens):
+        batch = ground.batch([rows[i] for i in open_rows])
+        logits = model(batch.ids, attention_mask=batch.mask).logits
+        last = torch.tensor([len(rows[i]) - 1 for i in open_rows])
+        for i, token in zip(open_rows, logits[torch.arange(len(open_rows)), last].argmax(-1).tolist(), strict=True):
+            rows[i].append(token)
+            texts[i] = base.decode(rows[i][lengths[i] :])
+        open_rows = [i for i in open_rows if END not in texts[i] and rows[i][-1] not in base.stop_ids]
+        if not open_rows:
+            break
+    return [text.partition(END)[0].strip() for text in texts]
 
 
 def answers_right(model: nn.Module, ground: Ground, asked: Sequence[Asked], prompt: Callable[[str], str]) -> list[bool]:
     """For each question: is what the model writes, up to the first full stop, the answer?"""
     texts = written(model, ground, [prompt(a.question) for a in asked])
-    return [text.partition(".")[0].strip() == a.answer for text, a in zip(texts, asked, strict=True)]
+    return [text == a.answer for text, a in zip(texts, asked, strict=True)]
 
 
 @dataclass(frozen=True)

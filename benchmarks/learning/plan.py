@@ -3,23 +3,21 @@
 Covered: the phases, each of which depends on the outcomes of those before. Not covered: doing them (`bench.py`).
 """
 
-import itertools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from adapters.demo import MODEL_PATH
 from adapters.errors import AdapterError
 from benchmarks.learning.ablations import ABLATIONS
-from benchmarks.learning.methods import CONTROLS, METHODS, RIVALS
-from benchmarks.learning.protocol import Outcome, Run
+from benchmarks.learning.methods import METHODS, RIVALS
+from benchmarks.learning.protocol import DEMO, Outcome, Run
 from benchmarks.learning.results import Results
 
 TUNING_SEED = 900
-"""Of the streams that knobs are tuned on; no report uses it."""
-TUNING_DOCUMENTS = 40
-FINALISTS = 3
-"""Knobs of each rival that are tried again at the length of the stream proper."""
+"""Of the stream that knobs are tuned on; no report uses it."""
+TUNING_MARKS = (40, 100)
+"""After how many documents of it a rival is measured. The knobs for a stream are the best at the last of these that it reaches."""
 LONG_RIVALS = 3
 """Rivals that go on to the long stream."""
 
@@ -40,11 +38,10 @@ class Plan:
 
     def phases(self, results: Results) -> Iterator[tuple[str, list[Run]]]:
         """Names and runs; each phase is made from the outcomes of those before it, so ask for the next only when they are in."""
-        rivals = [m for m in self.methods if m in RIVALS or m in CONTROLS]
-        yield "tuning", [run for m in rivals for run in self._combinations(m)]
+        rivals = [m for m in self.methods if METHODS[m].grid]
+        for turn in range(max((len(METHODS[m].grid) for m in rivals), default=0)):
+            yield f"tuning, knob {turn + 1}", [run for m in rivals for run in self._sweep(results, m, turn)]
         for count in self.counts:
-            if count > TUNING_DOCUMENTS:
-                yield f"tuning at {count}", [replace(r, documents=count) for m in rivals for r in self._finalists(results, m)]
             chosen = [self.chosen(results, m, count) for m in self.methods]
             yield f"{count} documents", [replace(run, seed=seed) for run in chosen for seed in self.seeds]
         infold = self._run("infold", max(self.counts), self.seeds[0])
@@ -52,37 +49,39 @@ class Plan:
         yield "several facts, moves", kinds if "infold" in self.methods else []
         yield "ablations", [replace(infold, switch=switch, seed=seed) for switch in self.ablations for seed in self.seeds[:1]]
         if self.long:
-            runs = [self.chosen(results, m, max(self.counts)) for m in ("infold", *self.best_rivals(results)) if m in self.methods]
-            yield f"{self.long} documents", [replace(run, documents=self.long, seed=self.seeds[0]) for run in runs]
+            runs = [self.chosen(results, m, self.long) for m in ("infold", *self.best_rivals(results)) if m in self.methods]
+            yield f"{self.long} documents", [replace(run, seed=self.seeds[0]) for run in runs]
 
     def chosen(self, results: Results, method: str, count: int) -> Run:
         """The run of `method` on a stream of `count` documents, with the knobs that were best on the tuning stream."""
-        for at in (count, TUNING_DOCUMENTS):
-            tuned = [outcome for r in self._combinations(method) if (outcome := results.of(replace(r, documents=at)))]
-            if tuned:
-                return replace(max(tuned, key=_score).run, documents=count)
-        return self._run(method, count, 0)
+        run, tuned = self._run(method, count, 0), self._tuned(results, method)
+        return replace(run, knobs=max(tuned, key=partial(_score_after, count)).run.knobs) if tuned else run
 
     def best_rivals(self, results: Results) -> list[str]:
         """Those with the highest TL + NF on the longest stream that all methods ran on."""
 
         def mean(method: str) -> float:
             run = self.chosen(results, method, max(self.counts))
-            return statistics.fmean(_score(results.of(replace(run, seed=seed))) for seed in self.seeds)
+            return statistics.fmean(_score(o) for seed in self.seeds if (o := results.of(replace(run, seed=seed))))
 
         return sorted((m for m in self.methods if m in RIVALS), key=mean, reverse=True)[:LONG_RIVALS]
 
-    def _finalists(self, results: Results, method: str) -> list[Run]:
-        runs = self._combinations(method)
-        return sorted(runs, key=lambda r: _score(results.of(r)), reverse=True)[:FINALISTS] if len(runs) > 1 else []
-
-    def _combinations(self, method: str) -> list[Run]:
-        """One run for each combination of knobs, on the tuning stream; none of a method without knobs."""
+    def _sweep(self, results: Results, method: str, turn: int) -> list[Run]:
+        """One run for each value of one knob, the knobs before it as they were best, those after it at their defaults."""
         grid = METHODS[method].grid
-        if not grid:
+        if turn >= len(grid):
             return []
-        values = itertools.product(*grid.values())
-        return [replace(self._run(method, TUNING_DOCUMENTS, TUNING_SEED), knobs=dict(zip(grid, v, strict=True))) for v in values]
+        name, defaults = list(grid)[turn], {name: values[0] for name, values in grid.items()}
+        later = list(grid)[turn:]
+        before = [o for o in self._tuned(results, method) if all(o.run.knobs[n] == defaults[n] for n in later)]
+        knobs = max(before, key=_score).run.knobs if before else defaults
+        run = replace(self._run(method, TUNING_MARKS[-1], TUNING_SEED), marks=TUNING_MARKS, probes=100)
+        return [replace(run, knobs=dict(knobs) | {name: value}) for value in grid[name]]
+
+    def _tuned(self, results: Results, method: str) -> list[Outcome]:
+        """What came of the tuning of `method` so far."""
+        of = (self.model, self.world, method, TUNING_SEED)
+        return [o for o in results.all() if (o.run.model, o.run.world, o.run.method, o.run.seed) == of]
 
     def _run(self, method: str, documents: int, seed: int) -> Run:
         return Run(self.model, self.world, "facts", documents, seed, method)
@@ -101,7 +100,7 @@ def make_plan(model: str | None, world: str, documents: str, long: int, seeds: s
     if TUNING_SEED in chosen or min(counts) < 1:
         raise AdapterError(f"a stream has at least one document, and seed {TUNING_SEED} is taken by the tuning of rivals")
     return Plan(
-        model or str(MODEL_PATH), world, counts, long, chosen, method_names(methods),
+        model or DEMO, world, counts, long, chosen, method_names(methods),
         _names(ablations, ABLATIONS, "ablation"),
     )  # fmt: skip
 
@@ -118,8 +117,14 @@ def _names(given: str, known: Mapping[str, object], what: str) -> tuple[str, ...
     return names
 
 
-def _score(outcome: Outcome | None) -> float:
-    return outcome.last.TL + outcome.last.NF if outcome else 0.0
+def _score(outcome: Outcome) -> float:
+    return outcome.last.TL + outcome.last.NF
+
+
+def _score_after(documents: int, outcome: Outcome) -> float:
+    """At the last mark that a stream of so many documents reaches, or the first there is."""
+    mark = max((m for m in outcome.curve if m.documents <= documents), default=outcome.curve[0], key=lambda m: m.documents)
+    return mark.TL + mark.NF
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from adapters.demo import MODEL_PATH
 from benchmarks.learning import streams
 from benchmarks.learning.ablations import ABLATIONS, Ablated
 from benchmarks.learning.ground import Ground
@@ -20,8 +21,10 @@ from benchmarks.learning.measure import HeldOut, answers_right, forward_seconds
 from benchmarks.learning.methods import METHODS
 from benchmarks.learning.worlds import open_world
 
+DEMO = "demo"
+"""The model that ships."""
 MARKS = (1, 5, 10, 20, 40, 70, 100, 150, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
-"""After how many documents the curve is measured, beside the end."""
+"""Where a curve is measured unless a run says otherwise."""
 EDGE = 50
 """Documents at each end whose costs are compared."""
 
@@ -31,7 +34,7 @@ class Run:
     """What is to be run."""
 
     model: str
-    """Directory or hub id of the base model."""
+    """`demo`, or directory or hub id of the base model."""
     world: str
     """`demo`, or the directory of a prototype's `world.py`."""
     kind: str
@@ -45,6 +48,8 @@ class Run:
     """An ablation of infold, a key of `ABLATIONS`; none: the method as it is."""
     probes: int = 200
     """Facts known before that are asked after."""
+    marks: tuple[int, ...] = MARKS
+    """After how many documents the curve is measured, beside the end."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def perform(run: Run, cache: Path, progress: Callable[[float], None] = lambda _:
     """Run it, in this process, on one thread."""
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
-    ground = Ground(run.model, cache)
+    ground = Ground(str(MODEL_PATH) if run.model == DEMO else run.model, cache)
     stream = streams.KINDS[run.kind](open_world(run.world), run.seed, run.documents, run.probes)
     held_out = HeldOut(ground, stream.held_out)
     started = time.process_time()
@@ -119,7 +124,7 @@ def perform(run: Run, cache: Path, progress: Callable[[float], None] = lambda _:
         method.learn(step)
         seconds.append(time.process_time() - started)
         at_once += answers_right(method.model, ground, step.asked, method.prompt)
-        if done in MARKS or done == run.documents:
+        if done in run.marks or done == run.documents:
             curve.append(mark(done))
         progress(done / run.documents)
     edge = min(EDGE, len(seconds) // 2) or 1

@@ -50,4 +50,5 @@ def _key(run: Run) -> str:
 
 def _outcome(values: Mapping[str, Any]) -> Outcome:
     curve = tuple(Mark(**mark) for mark in values["curve"])
-    return Outcome(**{**values, "run": Run(**values["run"]), "base": Mark(**values["base"]), "curve": curve})
+    run = Run(**{**values["run"], "marks": tuple(values["run"]["marks"])})
+    return Outcome(**{**values, "run": run, "base": Mark(**values["base"]), "curve": curve})

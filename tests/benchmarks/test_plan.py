@@ -18,8 +18,8 @@ PLAN = Plan(
 
 
 def outcome(run: Run, TL: float = 0.5, NF: float = 0.5) -> Outcome:
-    mark = Mark(run.documents, TL, NF, 0.1, 2.0)
-    return Outcome(run, replace(mark, documents=0), (mark,), TL, TL, None, None, 0.1, 0.2, 0.01, 1.0, 100.0, 5.0, {"x": 1.0})
+    curve = tuple(Mark(n, TL, NF, 0.1, 2.0) for n in (*run.marks, run.documents) if n <= run.documents)
+    return Outcome(run, replace(curve[0], documents=0), curve, TL, TL, None, None, 0.1, 0.2, 0.01, 1.0, 100.0, 5.0, {"x": 1.0})
 
 
 @pytest.fixture
@@ -44,9 +44,11 @@ def test_rivals_are_tuned_on_a_stream_that_no_report_uses(results: Results) -> N
     assert {run.seed for runs in tuning.values() for run in runs} == {TUNING_SEED}
     assert all(run.seed != TUNING_SEED for name, runs in done.items() if name not in tuning for run in runs)
     grid = METHODS["lora"].grid
-    tried = [run.knobs for run in tuning["tuning"] if run.method == "lora"]
-    assert len(tried) == len(grid["rate"]) * len(grid["steps"])
-    assert {run.documents for run in tuning["tuning at 50"]} == {50}
+    rates, steps = ([r.knobs for r in tuning[f"tuning, knob {k}"] if r.method == "lora"] for k in (1, 2))
+    assert [knobs["rate"] for knobs in rates] == list(grid["rate"])
+    assert {knobs["steps"] for knobs in rates} == {grid["steps"][0]}
+    assert [knobs["steps"] for knobs in steps] == list(grid["steps"])
+    assert {knobs["rate"] for knobs in steps} == {max(grid["rate"])}
 
 
 def test_the_best_knobs_are_taken_and_everybody_runs_on_the_same_streams(results: Results) -> None:
@@ -56,6 +58,14 @@ def test_the_best_knobs_are_taken_and_everybody_runs_on_the_same_streams(results
         assert {(run.method, run.seed) for run in runs} == {(m, s) for m in PLAN.methods for s in PLAN.seeds}
         assert {run.documents for run in runs} == {count}
         assert {run.knobs["rate"] for run in runs if run.method == "lora"} == {max(METHODS["lora"].grid["rate"])}
+
+
+def test_the_knobs_for_a_stream_are_those_that_were_best_at_its_length(results: Results) -> None:
+    tuning = Run("model", "demo", "facts", 100, TUNING_SEED, "lora", marks=(40, 100))
+    for rate, early, late in ((0.1, 0.9, 0.2), (0.01, 0.5, 0.4)):
+        curve = (Mark(40, early, 0.5, 0.1, 2.0), Mark(100, late, 0.5, 0.1, 2.0))
+        results.add(replace(outcome(replace(tuning, knobs={"rate": rate})), curve=curve))
+    assert [PLAN.chosen(results, "lora", count).knobs["rate"] for count in (10, 40, 99, 100, 1000)] == [0.1, 0.1, 0.1, 0.01, 0.01]
 
 
 def test_infold_and_the_best_rivals_go_on_to_the_long_stream(results: Results) -> None:

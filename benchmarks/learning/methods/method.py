@@ -1,7 +1,7 @@
 """What a method of the benchmark is: it learns documents one at a time, and answers closed-book in between.
 
 Covered: the interface, and training loops that most rivals share. Not covered: measuring (`measure.py`), choosing knobs
-(`tuning.py`).
+(`plan.py`).
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ class Method(ABC):
     source: ClassVar[str]
     """The paper or library, and what differs from it here."""
     grid: ClassVar[Mapping[str, Sequence[float]]] = {}
-    """The values of each knob that the sweep tries, all combinations; the first ones are the defaults."""
+    """The values of each knob that the sweep tries, one knob after another; the first ones are the defaults."""
     reads_documents: ClassVar[bool] = False
     """Whether it sees the documents when it is asked."""
     uses_oracle: ClassVar[bool] = False
@@ -77,7 +77,7 @@ def train(
 ) -> None:
     """So many steps of AdamW (no weight decay; fresh moments unless an optimizer is given), gradients clipped to norm 1."""
     parameters = list(parameters)
-    optimizer = optimizer or torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.99))
+    optimizer = optimizer or torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
         loss().backward()  # type: ignore[no-untyped-call]

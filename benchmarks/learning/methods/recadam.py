@@ -27,7 +27,7 @@ class RecallingAdam(torch.optim.Adam):
         self, parameters: Iterable[nn.Parameter], pretrained: Iterable[Tensor], rate: float, strength: float, steps: int
     ) -> None:
         self._parameters, self._pretrained = list(parameters), list(pretrained)
-        super().__init__(self._parameters, lr=rate, betas=(0.9, 0.99))
+        super().__init__(self._parameters, lr=rate, betas=(0.9, 0.99), fused=True)
         self._rate, self._strength, self._steps, self._done = rate, strength, steps, 0
 
     @torch.no_grad()
