@@ -7,7 +7,7 @@ are SAPT's pseudo-samples (Zhao et al. 2024), found by what they share with the 
 Covered: sampling, nearness, files. Not covered: keeping them (`reflection.py`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adapters.beams import sample_different
 from adapters.config import AnchorConfig
 from adapters.curvature import Progress
 from adapters.memory import Memory, of_answer
@@ -24,7 +25,9 @@ from adapters.views import View, ViewTemplate, judge_views, parse_views
 from adapters.workspace import Workspace
 
 BATCH = 256
-"""Questions sampled together."""
+"""Questions answered together."""
+TAIL = 8
+"""Tokens in which the end of a question is looked for."""
 BUCKETS = 1024
 """Tokens are counted modulo this."""
 
@@ -95,42 +98,49 @@ class Anchors:
 
 
 def sample_anchors(
-    workspace: Workspace, template: ViewTemplate, config: AnchorConfig, sure: float, progress: Progress = lambda _: None
+    workspace: Workspace, template: ViewTemplate, config: AnchorConfig, progress: Progress = lambda _: None
 ) -> Anchors:
-    """Let the base model write questions with their answers, and keep those that it is sure of, each question once.
-
-    Stops early once hardly any batch brings something new: then there is little left to ask.
-
-    sure: least probability of each token of an answer.
-    """
+    """Let the base model write different questions, and keep with its answer each that it is sure of."""
     workspace.install(workspace.base_weights)
-    generator = torch.Generator(workspace.base.device).manual_seed(config.seed)
-    seen: set[str] = set()
+    questions = _questions(workspace, template, config, lambda share: progress(0.7 * share))
     found: list[Memory] = []
-    for done in range(0, config.samples, BATCH):
-        count = min(BATCH, config.samples - done)
-        fresh = [v for v in _written(workspace, template, count, config, generator) if v.question not in seen]
-        fresh = list({view.question: view for view in fresh}.values())
-        seen.update(view.question for view in fresh)
-        judged = judge_views(workspace, template, fresh)
-        good = [view for view, judgement in zip(fresh, judged, strict=True) if judgement.right and judgement.likely >= sure]
+    for done in range(0, len(questions), BATCH):
+        views = _answered(workspace, template, questions[done : done + BATCH], config)
+        judged = judge_views(workspace, template, views)
+        good = [view for view, judgement in zip(views, judged, strict=True) if judgement.right and judgement.likely >= config.sure]
         found += [of_answer(v.prompt(workspace.base, template), v.continuation(workspace.base, template)) for v in good]
-        progress(min(1.0, (done + BATCH) / config.samples))
-        if len(good) < config.worthwhile * count:
-            break
-    progress(1.0)
+        progress(0.7 + 0.3 * min(1.0, (done + BATCH) / len(questions)))
     return Anchors(tuple(found), workspace.base.digest)
 
 
-def _written(
-    workspace: Workspace, template: ViewTemplate, count: int, config: AnchorConfig, generator: torch.Generator
-) -> Iterator[View]:
-    """The first view of each of `count` sampled texts that hold one."""
+def _questions(workspace: Workspace, template: ViewTemplate, config: AnchorConfig, progress: Progress) -> list[str]:
+    """Different questions that the base model asks, short ones first, so that those run together are about as long."""
     base = workspace.base
-    start, ends = base.encode(template.view_prefix), base.stop_ids | set(base.start)
-    for row in continue_rows(workspace, [start] * count, config.max_new_tokens, [config.temperature] * count, ends, generator):
-        text = base.decode(row)
-        yield from parse_views(template, template.view_prefix + text if template.chat else text, finished=False)[:1]
+    ends = (template.view_answer, *template.view_stop)
+
+    def ended(ids: Sequence[int]) -> bool:
+        return ids[-1] in base.stop_ids or any(end in base.decode(list(ids[-TAIL:])) for end in ends)
+
+    generator = torch.Generator().manual_seed(config.seed)
+    rows = sample_different(
+        workspace, base.encode(template.view_prefix), config.questions, config.max_new_tokens, ended, generator, progress
+    )
+    parted = [base.decode(row).partition(template.view_answer) for row in sorted(rows, key=len)]
+    return list(dict.fromkeys(question.strip() for question, separator, _ in parted if separator and question.strip()))
+
+
+def _answered(workspace: Workspace, template: ViewTemplate, questions: Sequence[str], config: AnchorConfig) -> list[View]:
+    """The questions with the answers that the base model gives, as far as those come to an end."""
+    base = workspace.base
+    prompts = [View(question, "").prompt(base, template) for question in questions]
+    ends = base.stop_ids | set(base.start)
+    rows = continue_rows(workspace, prompts, config.max_new_tokens, [0.0] * len(prompts), ends)
+    lead = template.view_prefix if template.chat else ""
+    views: list[View] = []
+    for question, row in zip(questions, rows, strict=True):
+        text = f"{lead} {question}{template.view_answer} {base.decode(row).strip()}"
+        views += parse_views(template, text, finished=len(row) < config.max_new_tokens)[:1]
+    return views
 
 
 def _bags(memories: Sequence[Memory]) -> Tensor:

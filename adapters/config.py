@@ -43,11 +43,13 @@ class CurvatureConfig:
     batch: int = 64
     held_out: int = 64
     """Samples kept aside for the guard: never part of the curvature."""
+    answers: int = 3072
+    """Most anchors that are measured; together they count as much as all samples."""
 
     def __post_init__(self) -> None:
         _require(self.samples >= 1 and self.held_out >= 1, "curvature needs at least one sample and one held-out sample")
         _require(self.length >= 2, "curvature.length must be at least 2 tokens")
-        _require(self.batch >= 1, "curvature.batch must be at least 1")
+        _require(self.batch >= 1 and self.answers >= 0, "curvature.batch must be at least 1, curvature.answers not negative")
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,9 @@ class FoldConfig:
     """The closed-form step."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
-    input_damping: float = 1e-4
+    input_damping: float = 1e-3
     """gamma_a: added to A in units of its mean diagonal."""
-    output_damping: float = 1e-2
+    output_damping: float = 1e-1
     """gamma_b: added to B in units of its mean diagonal."""
     iterations: int = 6
     kl_budget: float = 0.1
@@ -111,6 +113,8 @@ class FoldConfig:
     """How far the margins of what is rehearsed may change: 0 is not at all to first order, much above 1 is freely."""
     raw_iterations: int = 1
     """The same as `iterations` for raw text, the fast path."""
+    raw_layers: int = 2
+    """How many of the target layers, the highest, change for raw text."""
 
     @property
     def sure(self) -> float:
@@ -126,7 +130,7 @@ class FoldConfig:
         _require(self.backtracks >= 0, "fold.backtracks must not be negative")
         _require(0 <= self.keep < 1 and 0 <= self.singular < 1, "fold.keep and fold.singular must be in [0, 1)")
         _require(self.slack >= 0, "fold.slack must not be negative")
-        _require(self.raw_iterations >= 1, "fold.raw_iterations must be at least 1")
+        _require(self.raw_iterations >= 1 and self.raw_layers >= 1, "fold.raw_iterations and fold.raw_layers must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -134,21 +138,18 @@ class AnchorConfig:
     """Questions that the base model answers surely: sampled once per base model."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
-    samples: int = 65536
-    """Most questions sampled, of which many are the same; 0: no anchors."""
-    worthwhile: float = 0.01
-    """Sampling ends when a batch brings less than this share of new anchors."""
+    questions: int = 4096
+    """Different questions that the base model is let ask; 0: no anchors."""
     max_new_tokens: int = 32
-    """Of a question and its answer."""
-    temperature: float = 1.0
-    """At which they are sampled. Above 1, what the model rarely speaks of is asked more; only sure answers are kept anyhow."""
+    """Of a question, and of an answer."""
+    sure: float = 0.9
+    """Least probability of each token of an answer: below, many are made up."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.samples >= 0, "anchors.samples must not be negative")
-        _require(0 <= self.worthwhile <= 1, "anchors.worthwhile must be in [0, 1]")
+        _require(self.questions >= 0, "anchors.questions must not be negative")
         _require(self.max_new_tokens >= 1, "anchors.max_new_tokens must be at least 1")
-        _require(self.temperature > 0, "anchors.temperature must be positive")
+        _require(0 < self.sure <= 1, "anchors.sure must be in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,8 @@ class GuardConfig:
     """Held-out samples measured per update; the whole set is gone through in turns."""
     raw_probes: int = 1
     """The same for an update from raw text, the fast path."""
+    raw_tokens: int = 32
+    """Tokens of each sample that are measured for an update from raw text."""
     kl_step: float = 0.02
     """Most drift that one update may add, nats per token."""
     kl_total: float = 0.5
@@ -186,6 +189,7 @@ class GuardConfig:
 
     def __post_init__(self) -> None:
         _require(self.probes >= 1 and self.raw_probes >= 1, "guard.probes and guard.raw_probes must be at least 1")
+        _require(self.raw_tokens >= 2, "guard.raw_tokens must be at least 2")
         _require(self.kl_step > 0 and self.kl_total > 0, "guard budgets must be positive")
         _require(0 <= self.retention_loss <= 1, "guard.retention_loss must be in [0, 1]")
 

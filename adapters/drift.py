@@ -51,8 +51,9 @@ class Guard:
         """Probe the weights installed. `turn` chooses the part of the held-out samples. Two forward passes: probes, and lessons."""
         wanted = min(self.config.probes if new else self.config.raw_probes, len(self._held_out))
         picked = [(turn * wanted + i) % len(self._held_out) for i in range(wanted)]
-        nll = self._workspace.nll(self._workspace.batch(self._held_out[picked].tolist()))
-        kl = _sampled_kl(self._base_nll[picked], nll)
+        length = self._held_out.shape[1] if new else min(self.config.raw_tokens, self._held_out.shape[1])
+        nll = self._workspace.nll(self._workspace.batch(self._held_out[picked, :length].tolist()))
+        kl = _sampled_kl(self._base_nll[picked, : length - 1], nll)
         answers = remembered(self._workspace, [*new, *recalled])
         return Drift(kl, _share(answers[: len(new)]), _share(answers[len(new) :]))
 

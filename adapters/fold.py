@@ -20,6 +20,7 @@ from adapters.curvature import DampedCurvature
 from adapters.delta import Delta, join
 from adapters.holding import Held, hold
 from adapters.importance import features_of
+from adapters.targets import Targets
 from adapters.workspace import Batch, Workspace, token_nll
 
 Weigh = Callable[[Tensor, Tensor], Tensor]
@@ -93,16 +94,23 @@ def weighted_mean(nll: Tensor, weights: Tensor, counted: Tensor | None = None) -
 
 
 def fold(
-    workspace: Workspace, lesson: Lesson, curvature: DampedCurvature, config: FoldConfig, weigh_first: Weigh | None = None
+    workspace: Workspace,
+    lesson: Lesson,
+    curvature: DampedCurvature,
+    config: FoldConfig,
+    weigh_first: Weigh | None = None,
+    targets: Targets | None = None,
 ) -> tuple[Delta, FoldReport]:
     """Fold `lesson` into the weights installed in `workspace`, which afterwards holds the result, up to truncation.
 
     weigh_first: computes the weights from the features that the first forward pass yields anyway; those of the lesson are ignored.
+    targets: the layers that may change; the workspace's if None. What lies below them is run once.
     All weights zero: the zero delta.
     """
     parts: list[Delta] = []
     predicted = actual = kl = 0.0
-    with Capture(workspace.model, workspace.targets) as capture, frozen_stem(workspace.model, workspace.targets):
+    targets = targets or workspace.targets
+    with Capture(workspace.model, targets) as capture, frozen_stem(workspace.model, targets):
         at = _first(workspace, lesson, config, weigh_first)
         before = at.loss.item()
         while bool(at.weights.any()) and not at.done and len(parts) < config.iterations:

@@ -128,7 +128,7 @@ class Learner:
         drift, rejection = None, None
         if folded:
             with clock.stage("guard"):
-                drift, rejection = self._judge(current, result, new, past.rehearsed(new), turn)
+                drift, rejection = self._judge(current, result, new, past.rehearsed(new) if new else [], turn)
         report = LearnReport(
             views=tuple(self._as_text(view) for part in folded for view in part.views),
             windows=len(pieces),
@@ -198,7 +198,8 @@ class Learner:
 
             lesson = Lesson(batch, weights, torch.zeros_like(weights, dtype=torch.bool))
             settings = replace(self.config.fold, iterations=self.config.fold.raw_iterations)
-            delta, report = fold(workspace, lesson, self.curvature, settings, weigh_first)
+            targets = workspace.targets.highest(settings.raw_layers)
+            delta, report = fold(workspace, lesson, self.curvature, settings, weigh_first, targets)
             candidate.add(delta)
         return _Part(self._labelled(lesson), *_counts(lesson), (), delta, (), report)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adapters.anchors import Anchors, sample_anchors
+from adapters.answers import mix_answers
 from adapters.base_model import BaseModel
 from adapters.config import AnchorConfig, CurvatureConfig
 from adapters.curvature import Curvature, Progress, measure_curvature
@@ -39,12 +40,16 @@ def find_curvature(base: BaseModel, cache: Path, layers: tuple[str, ...]) -> Cur
     return None
 
 
-def curvature_of(workspace: Workspace, cache: Path, config: CurvatureConfig, progress: Progress = lambda _: None) -> Curvature:
-    """Curvature found, or measured now and kept."""
+def curvature_of(
+    workspace: Workspace, anchors: Anchors, cache: Path, config: CurvatureConfig, progress: Progress = lambda _: None
+) -> Curvature:
+    """Curvature found, or measured now, on text and on `anchors`, and kept."""
     found = find_curvature(workspace.base, cache, workspace.targets.names)
     if found is not None:
         return found
-    curvature = measure_curvature(workspace, config, progress)
+    text = measure_curvature(workspace, config, lambda share: progress(0.8 * share))
+    curvature = mix_answers(workspace, text, anchors.memories, config.answers, lambda share: progress(0.8 + 0.2 * share))
+    progress(1.0)
     save_into(cache / workspace.base.digest, CURVATURE, curvature.save)
     return curvature
 
@@ -64,15 +69,14 @@ def anchors_of(
     template: ViewTemplate,
     cache: Path,
     config: AnchorConfig,
-    sure: float,
     progress: Progress = lambda _: None,
 ) -> Anchors:
     """Anchors found, or sampled now and kept."""
-    if config.samples == 0:
+    if config.questions == 0:
         return Anchors((), workspace.base.digest)
     found = find_anchors(workspace.base, cache)
     if found is None:
-        found = sample_anchors(workspace, template, config, sure, progress)
+        found = sample_anchors(workspace, template, config, progress)
         save_into(cache / workspace.base.digest, ANCHORS, found.save)
     return found
 

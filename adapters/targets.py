@@ -44,6 +44,11 @@ class Targets:
     names: tuple[str, ...]
     """Module paths of the target layers."""
 
+    def highest(self, count: int) -> "Targets":
+        """The `count` highest of them; all of them if they are fewer."""
+        names = self.names[-count:]
+        return Targets(self.layers_path, self.first_layer + len(self.names) - len(names), names)
+
 
 def find_targets(model: nn.Module, config: TargetConfig | None = None) -> Targets:
     """Return the target layers of `model`, a causal LM of transformers.

@@ -86,6 +86,12 @@ class Workspace:
         logits: Tensor = self.model(batch.ids, attention_mask=batch.mask, use_cache=False).logits
         return logits
 
+    def next_logits(self, rows: list[list[int]]) -> Tensor:
+        """(B, V): what follows each row, of one forward pass. Rows must be equally long."""
+        self.pace()
+        logits: Tensor = self.model(torch.tensor(rows, device=self.base.device), use_cache=False, logits_to_keep=1).logits
+        return logits[:, -1]
+
     def outputs(self, batch: Batch) -> CausalLMOutputWithPast:
         """Of one forward pass, with the hidden states of all layers."""
         self.pace()

@@ -165,18 +165,15 @@ class Runtime:
     def _make_learner(self) -> Learner:
         base, _, _, workspace = self._loaded()
         with self.turns.learning():
-            curvature = curvature_of(workspace, self.settings.cache_dir, self.settings.learn.curvature, _log_progress("curvature"))
-            template = load_template(self.settings, base)
-            learn = self.settings.learn
-            anchors = anchors_of(
-                workspace, template, self.settings.cache_dir, learn.anchors, learn.fold.sure, _log_progress("anchors")
-            )
-            scorer = find_scorer(base, self.settings.cache_dir)
+            template, cache, learn = load_template(self.settings, base), self.settings.cache_dir, self.settings.learn
+            anchors = anchors_of(workspace, template, cache, learn.anchors, _log_progress("anchors"))
+            curvature = curvature_of(workspace, anchors, cache, learn.curvature, _log_progress("curvature"))
+            scorer = find_scorer(base, cache)
             if scorer is None:
                 log.warning(
                     f"no scorer is trained for this model: tokens are weighted by surprise; run `infold train-scorer {base.source}`"
                 )
-            learner = Learner(workspace, curvature, anchors, scorer, template, self.settings.learn)
+            learner = Learner(workspace, curvature, anchors, scorer, template, learn)
         log.info("learning", curvature_layers=len(curvature.inputs), anchors=len(anchors.memories), scorer=scorer is not None)
         return learner
 

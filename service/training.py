@@ -51,9 +51,9 @@ def train(settings: Settings, wanted: int, corpus: Sequence[str], into: Path | N
     workspace = Workspace(base, find_targets(base.model, settings.learn.targets))
     template = load_template(settings, base)
     directory = into or settings.cache_dir / base.digest
-    curvature = curvature_of(workspace, settings.cache_dir, settings.learn.curvature, _bar(progress, "measuring curvature"))
-    sure, sampling = settings.learn.fold.sure, _bar(progress, "sampling anchors")
-    anchors = anchors_of(workspace, template, settings.cache_dir, settings.learn.anchors, sure, sampling)
+    cache, config = settings.cache_dir, settings.learn
+    anchors = anchors_of(workspace, template, cache, config.anchors, _bar(progress, "sampling anchors"))
+    curvature = curvature_of(workspace, anchors, cache, config.curvature, _bar(progress, "measuring curvature"))
     window = min(WINDOW, base.context - len(prompt_ids(base, template, "")) - settings.learn.views.max_new_tokens)
     tasks = self_written_tasks(workspace, template, settings.learn.views, wanted, window, corpus, _bar(progress, "writing tasks"))
     if not tasks:

@@ -89,10 +89,10 @@ ABLATIONS: dict[str, Ablation] = {
     "last-two": Ablation("last two layers only", LearnConfig(targets=TargetConfig(last_layers=2))),
     "no-replay": Ablation("no rehearsal of lessons", LearnConfig(reflection=ReflectionConfig(recalled=0))),
     "no-review": Ablation("no review (consolidation)", LearnConfig(reflection=ReflectionConfig(reviewed=0))),
-    "no-anchors": Ablation("no anchors", LearnConfig(anchors=AnchorConfig(samples=0))),
+    "no-anchors": Ablation("no anchors", LearnConfig(anchors=AnchorConfig(questions=0))),
     "no-reflection": Ablation(
         "neither rehearsal, review nor anchors",
-        LearnConfig(anchors=AnchorConfig(samples=0), reflection=ReflectionConfig(recalled=0, anchored=0, reviewed=0)),
+        LearnConfig(anchors=AnchorConfig(questions=0), reflection=ReflectionConfig(recalled=0, anchored=0, reviewed=0)),
     ),
 }
 

@@ -52,12 +52,12 @@ class Ground:
     @cached_property
     def curvature(self) -> Curvature:
         """Infold's, measured once."""
-        return curvature_of(self.workspace(), self.cache, self.config.curvature)
+        return curvature_of(self.workspace(), self.anchors, self.cache, self.config.curvature)
 
     @cached_property
     def anchors(self) -> Anchors:
         """Infold's, sampled once."""
-        return anchors_of(self.workspace(), self.template, self.cache, self.config.anchors, self.config.fold.sure)
+        return anchors_of(self.workspace(), self.template, self.cache, self.config.anchors)
 
     @cached_property
     def scorer(self) -> TokenScorer | None:

@@ -18,7 +18,7 @@ from adapters.targets import find_targets
 from adapters.views import ViewTemplate, template_for
 from adapters.workspace import Workspace
 
-CONFIG = AnchorConfig(samples=40, max_new_tokens=24)
+CONFIG = AnchorConfig(questions=40, max_new_tokens=24)
 token_rows = st.lists(st.integers(0, 5000), min_size=1, max_size=6)
 known = st.lists(st.builds(of_answer, token_rows, token_rows), max_size=8)
 
@@ -32,30 +32,30 @@ def knowing() -> tuple[Workspace, ViewTemplate]:
 
 def test_anchors_are_different_questions_that_the_base_model_answers_surely(knowing: tuple[Workspace, ViewTemplate]) -> None:
     workspace, template = knowing
-    found = sample_anchors(workspace, template, CONFIG, sure=0.5)
+    found = sample_anchors(workspace, template, CONFIG)
     assert found.memories
     assert len({m.prompt for m in found.memories}) == len(found.memories)
     assert all(remembered(workspace, found.memories))
     sample = workspace.batch([list(found.memories[0].ids)])
     answer = workspace.nll(sample)[0, len(found.memories[0].prompt) - 1 :]
-    assert float((-answer).exp().min()) >= 0.5
-    assert sample_anchors(workspace, template, CONFIG, sure=0.5) == found
-    assert len(sample_anchors(workspace, template, CONFIG, sure=1.0).memories) < len(found.memories)
+    assert float((-answer).exp().min()) >= CONFIG.sure
+    assert sample_anchors(workspace, template, CONFIG) == found
+    assert len(sample_anchors(workspace, template, replace(CONFIG, sure=1.0)).memories) < len(found.memories)
 
 
 def test_anchors_are_sampled_once(knowing: tuple[Workspace, ViewTemplate], tmp_path: Path) -> None:
     workspace, template = knowing
     base = replace(workspace.base, source=str(tmp_path))  # nothing lies beside its weights
     own = Workspace(base, workspace.targets)
-    first = anchors_of(own, template, tmp_path, CONFIG, 0.5)
-    again = anchors_of(own, template, tmp_path, CONFIG, 0.5, lambda _: pytest.fail("sampled twice"))
+    first = anchors_of(own, template, tmp_path, CONFIG)
+    again = anchors_of(own, template, tmp_path, CONFIG, lambda _: pytest.fail("sampled twice"))
     assert again == first == find_anchors(base, tmp_path)
     (tmp_path / base.digest / ANCHORS).write_bytes(b"half")
     assert find_anchors(base, tmp_path) is None
 
 
 def test_without_samples_there_are_no_anchors(knowing: tuple[Workspace, ViewTemplate], tmp_path: Path) -> None:
-    assert anchors_of(*knowing, tmp_path, AnchorConfig(samples=0), 0.5).memories == ()
+    assert anchors_of(*knowing, tmp_path, AnchorConfig(questions=0)).memories == ()
 
 
 @given(known)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from adapters.anchors import Anchors
 from adapters.base_model import BaseModel
 from adapters.config import CurvatureConfig
 from adapters.curvature import Curvature
@@ -16,6 +17,7 @@ from adapters.workspace import Workspace
 
 MakeWorkspace = Callable[..., Workspace]
 CONFIG = CurvatureConfig(samples=8, length=6, batch=4, held_out=2)
+NONE = Anchors((), "")
 
 
 @pytest.fixture
@@ -31,9 +33,9 @@ def same(one: Curvature, other: Curvature) -> bool:
 
 def test_curvature_is_measured_once(shipped: Workspace, tmp_path: Path) -> None:
     shares: list[float] = []
-    first = curvature_of(shipped, tmp_path / "cache", CONFIG, shares.append)
+    first = curvature_of(shipped, NONE, tmp_path / "cache", CONFIG, shares.append)
     assert shares
-    again = curvature_of(shipped, tmp_path / "cache", CONFIG, lambda _: pytest.fail("measured twice"))
+    again = curvature_of(shipped, NONE, tmp_path / "cache", CONFIG, lambda _: pytest.fail("measured twice"))
     assert same(first, again)
     assert (tmp_path / "cache" / shipped.base.digest / CURVATURE).is_file()
 
@@ -44,7 +46,7 @@ def test_nothing_measured_is_nothing_found(shipped: Workspace, tmp_path: Path) -
 
 
 def test_what_was_shipped_beside_the_weights_is_found(shipped: Workspace, tmp_path: Path) -> None:
-    curvature = curvature_of(shipped, tmp_path / "elsewhere", CONFIG)
+    curvature = curvature_of(shipped, NONE, tmp_path / "elsewhere", CONFIG)
     curvature.save(Path(shipped.base.source) / CURVATURE)
     TokenScorer(32).save(Path(shipped.base.source) / SCORER, shipped.base.digest)
     found = find_curvature(shipped.base, tmp_path / "cache", shipped.targets.names)
@@ -73,18 +75,18 @@ def test_files_of_another_model_or_torn_ones_are_passed_over(damage: str, shippe
         (directory / SCORER).write_bytes(b"")
     else:
         TokenScorer(32).save(directory / SCORER, "other")
-        replace(curvature_of(shipped, tmp_path / "elsewhere", CONFIG), digest="other").save(directory / CURVATURE)
+        replace(curvature_of(shipped, NONE, tmp_path / "elsewhere", CONFIG), digest="other").save(directory / CURVATURE)
     assert find_scorer(shipped.base, tmp_path / "cache") is None
     assert find_curvature(shipped.base, tmp_path / "cache", shipped.targets.names) is None
-    curvature_of(shipped, tmp_path / "cache", CONFIG)
+    curvature_of(shipped, NONE, tmp_path / "cache", CONFIG)
     assert find_curvature(shipped.base, tmp_path / "cache", shipped.targets.names) is not None
 
 
 def test_curvature_of_fewer_layers_is_measured_again(shipped: Workspace, make_workspace: MakeWorkspace, tmp_path: Path) -> None:
     top = make_workspace(shipped.base, 1)
-    curvature_of(top, tmp_path, CONFIG)
+    curvature_of(top, NONE, tmp_path, CONFIG)
     assert find_curvature(shipped.base, tmp_path, shipped.targets.names) is None
-    assert set(curvature_of(shipped, tmp_path, CONFIG).inputs) == set(shipped.targets.names)
+    assert set(curvature_of(shipped, NONE, tmp_path, CONFIG).inputs) == set(shipped.targets.names)
     assert find_curvature(top.base, tmp_path, top.targets.names) is not None
 
 

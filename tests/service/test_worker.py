@@ -150,7 +150,7 @@ async def test_an_update_over_its_budget_is_rejected_with_its_numbers_and_nothin
     config = dataclasses.replace(strict, guard=guard)
     from adapters.measured import curvature_of
 
-    curvature = curvature_of(ours.workspace, server.settings.cache_dir, server.settings.learn.curvature)
+    curvature = curvature_of(ours.workspace, ours.anchors, server.settings.cache_dir, server.settings.learn.curvature)
     bench = make_bench(Learner(ours.workspace, curvature, ours.anchors, ours.scorer, ours.template, config))
     async with bench.working():
         job = await bench.final(await bench.post(facts[0].text))
