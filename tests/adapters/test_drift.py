@@ -138,6 +138,17 @@ def test_raw_text_has_its_own_number_of_probes(guarded: Guarded) -> None:
     assert len(set(drifts)) == 8
 
 
+def test_raw_text_is_measured_on_the_beginning_of_each_sample(guarded: Guarded) -> None:
+    lengths = {}
+    for tokens in (2, 4, 999):
+        few = Guarded(guarded.workspace, guarded.held_out, GuardConfig(probes=8, raw_probes=8, raw_tokens=tokens))
+        few.disturb(0.05)
+        lengths[tokens] = few.guard.measure([], [], 0).kl
+    known = [lesson(guarded.workspace, "Mira Holm", True)]
+    assert lengths[999] == pytest.approx(few.guard.measure(known, [], 0).kl, rel=1e-4)
+    assert len(set(lengths.values())) == 3
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_rejected(number: float, guarded: Guarded) -> None:
     base = guarded.workspace.base_weights

@@ -41,9 +41,10 @@ def test_recalled_memories_are_different_ones_and_no_more_than_there_are(count: 
     assert found == recall(memories, wanted, seed)
 
 
-def test_every_memory_is_recalled_in_the_course_of_time() -> None:
-    memories = [memory(number) for number in range(6)]
-    assert {found for seed in range(50) for found in recall(memories, 2, seed)} == set(memories)
+def test_every_memory_is_recalled_once_before_any_comes_again() -> None:
+    memories = [memory(i) for i in range(12)]
+    assert [found for turn in range(4) for found in recall(memories, 3, turn)] == memories
+    assert recall(memories, 3, 4) == recall(memories, 3, 0)
 
 
 def test_recalling_leaves_the_global_random_state_alone() -> None:

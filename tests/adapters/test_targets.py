@@ -78,3 +78,10 @@ def test_finding_targets_changes_nothing(make_base: MakeBase) -> None:
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     find_targets(base.model)
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
+
+
+def test_the_highest_targets_are_counted_from_the_top(make_base: MakeBase) -> None:
+    model = make_base().model
+    found = find_targets(model)
+    assert found.highest(1) == find_targets(model, TargetConfig(last_layers=1))
+    assert found.highest(len(found.names)) == found == found.highest(99)
