@@ -68,7 +68,7 @@ def _grow(
         kept = best.topk(min(count, len(best))).indices
         best, plain, parents, tokens = best[kept], plain[kept], parents[kept], tokens[kept]
     columns = zip(best.tolist(), plain.tolist(), parents.tolist(), tokens.tolist(), strict=True)
-    return [(height, p, [*rows[parent][2], token]) for height, p, parent, token in columns]
+    return [(height, p, [*rows[parent][2], token]) for height, p, parent, token in columns if p > -torch.inf]
 
 
 def _perturbed(logp: Tensor, largest: Tensor, generator: torch.Generator) -> Tensor:

@@ -128,7 +128,8 @@ class Learner:
         drift, rejection = None, None
         if folded:
             with clock.stage("guard"):
-                drift, rejection = self._judge(current, result, new, past.rehearsed(new) if new else [], turn)
+                recalled = past.rehearsed(new) if self.config.views.count else []  # the fast path has no lessons to lose
+                drift, rejection = self._judge(current, result, new, recalled, turn)
         report = LearnReport(
             views=tuple(self._as_text(view) for part in folded for view in part.views),
             windows=len(pieces),

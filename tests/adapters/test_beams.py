@@ -62,6 +62,13 @@ def test_chunks_do_not_change_what_can_be_drawn(small: Workspace, monkeypatch: p
     assert len(set(drawn(small, 7, 3))) == 7
 
 
+def test_what_the_model_never_says_is_never_drawn(small: Workspace) -> None:
+    said = small.next_logits
+    banned = torch.tensor([0.0, -torch.inf, 0.0, -torch.inf, 0.0, 0.0])
+    small.next_logits = lambda rows: said(rows) + banned  # type: ignore[method-assign]
+    assert set(drawn(small, 99, 0)) == set(itertools.product((0, 2, 4, 5), repeat=2))
+
+
 def test_the_same_seed_draws_the_same_and_texts_that_do_not_end_are_dropped(small: Workspace) -> None:
     assert drawn(small, 12, 5) == drawn(small, 12, 5)
     generator = torch.Generator().manual_seed(0)

@@ -331,6 +331,15 @@ def test_an_earlier_lesson_that_was_lost_is_folded_again_and_the_new_one_stays(s
     assert outcomes[8][1] < outcomes[0][1]
 
 
+def test_retention_is_measured_of_a_text_without_views_too_but_not_on_the_fast_path(school: MakeSchool) -> None:
+    (lost,) = school().learn("Jon Vik was born in Oslo.").memories  # of a version that the next one does not start from
+    for config, retained in ((CONFIG, 0.0), (RAW, UNTOUCHED.retained)):
+        report = school(replace(config, guard=GENEROUS)).learn("and or but", memories=[lost]).report
+        assert report.views == ()
+        assert report.drift is not None
+        assert report.drift.retained == retained
+
+
 def test_raw_text_is_weighed_as_a_score_says(school: MakeSchool) -> None:
     at = school(RAW)
     scored, learned = at.learner.score(DOCUMENT), at.learn().weights
