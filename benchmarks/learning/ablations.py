@@ -70,6 +70,7 @@ class Ablation:
 
 
 ABLATIONS: dict[str, Ablation] = {
+    "as-is": Ablation("none: infold as it is"),
     "no-views": Ablation("raw text instead of views (6 iterations)", RAW),
     "raw-uniform": Ablation("raw text, uniform weights", RAW, rule=uniform),
     "raw-surprise": Ablation("raw text, weights by surprise", RAW, rule=surprise),
@@ -88,7 +89,9 @@ ABLATIONS: dict[str, Ablation] = {
     "last-layer": Ablation("last layer only", LearnConfig(targets=TargetConfig(last_layers=1))),
     "last-two": Ablation("last two layers only", LearnConfig(targets=TargetConfig(last_layers=2))),
     "no-replay": Ablation("no rehearsal of lessons", LearnConfig(reflection=ReflectionConfig(recalled=0))),
-    "no-review": Ablation("no review (consolidation)", LearnConfig(reflection=ReflectionConfig(reviewed=0))),
+    "no-review": Ablation(
+        "no review (consolidation): what was lost is not folded again", LearnConfig(reflection=ReflectionConfig(reviewed=0))
+    ),
     "no-anchors": Ablation("no anchors", LearnConfig(anchors=AnchorConfig(questions=0))),
     "no-reflection": Ablation(
         "neither rehearsal, review nor anchors",

@@ -17,8 +17,9 @@ from adapters.base_model import BaseModel, load_base_model, pad_rows
 from adapters.config import LearnConfig
 from adapters.curvature import Curvature, sample_text
 from adapters.importance import TokenScorer
-from adapters.measured import anchors_of, curvature_of, find_scorer
+from adapters.measured import anchors_of, curvature_of, find_scorer, save_into
 from adapters.targets import find_targets
+from adapters.tensor_file import read_tensors, write_tensors
 from adapters.views import ViewTemplate, template_for
 from adapters.workspace import Batch, Workspace
 
@@ -27,6 +28,8 @@ SAMPLES = 1536
 old knowledge by data gets these, and no other text."""
 LENGTH = 64
 """Tokens of each."""
+PRESERVED = f"preserved-{SAMPLES}x{LENGTH}.safetensors"
+"""Where they are kept, in the cache."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,16 @@ class Ground:
 
     @cached_property
     def preserved(self) -> Tensor:
-        """(SAMPLES, LENGTH) int64: text sampled from the base model."""
+        """(SAMPLES, LENGTH) int64: text sampled from the base model, once."""
+        path = self.cache / self.base.digest / PRESERVED
+        if path.is_file():
+            return read_tensors(path, self.base.digest, "preserved text")["ids"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(20)
             workspace = self.workspace()
-            return torch.cat([sample_text(workspace, 64, LENGTH) for _ in range(SAMPLES // 64)])
+            ids = torch.cat([sample_text(workspace, 64, LENGTH) for _ in range(SAMPLES // 64)])
+        save_into(path.parent, PRESERVED, lambda unfinished: write_tensors(unfinished, {"ids": ids}, self.base.digest))
+        return ids
 
     def workspace(self) -> Workspace:
         """A fresh learner's view of the base model."""

@@ -18,6 +18,8 @@ TUNING_SEED = 900
 """Of the stream that knobs are tuned on; no report uses it."""
 TUNING_MARKS = (40, 100)
 """After how many documents of it a rival is measured. The knobs for a stream are the best at the last of these that it reaches."""
+KIND_DOCUMENTS, SWITCH_DOCUMENTS = 50, 100
+"""Of the streams of several facts a document and of moves, and of those that ablations run on."""
 LONG_RIVALS = 3
 """Rivals that go on to the long stream."""
 
@@ -44,10 +46,11 @@ class Plan:
         for count in self.counts:
             chosen = [self.chosen(results, m, count) for m in self.methods]
             yield f"{count} documents", [replace(run, seed=seed) for run in chosen for seed in self.seeds]
-        infold = self._run("infold", max(self.counts), self.seeds[0])
-        kinds = [replace(infold, kind=kind, documents=100, seed=seed) for kind in ("several", "moves") for seed in self.seeds]
+        infold = self._run("infold", KIND_DOCUMENTS, self.seeds[0])
+        kinds = [replace(infold, kind=kind, seed=seed) for kind in ("several", "moves") for seed in self.seeds]
         yield "several facts, moves", kinds if "infold" in self.methods else []
-        yield "ablations", [replace(infold, switch=switch, seed=seed) for switch in self.ablations for seed in self.seeds[:1]]
+        ablated = replace(infold, documents=SWITCH_DOCUMENTS, marks=(SWITCH_DOCUMENTS,))
+        yield "ablations", [replace(ablated, switch=switch) for switch in self.ablations]
         if self.long:
             runs = [self.chosen(results, m, self.long) for m in ("infold", *self.best_rivals(results)) if m in self.methods]
             yield f"{self.long} documents", [replace(run, seed=self.seeds[0]) for run in runs]

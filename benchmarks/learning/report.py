@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.learning.ablations import ABLATIONS
-from benchmarks.learning.methods import METHODS
+from benchmarks.learning.methods import METHODS, RIVALS
 from benchmarks.learning.plan import TUNING_SEED, Plan, spread
 from benchmarks.learning.plots import plot_cost, plot_curves, plot_frontier
 from benchmarks.learning.protocol import Outcome
@@ -41,7 +41,12 @@ def write_report(plan: Plan, results: Results, directory: Path, name: str, comma
     streams = [o for o in outcomes if o.run.kind == "facts" and not o.run.switch and o.run.seed != TUNING_SEED]
     for count in sorted({o.run.documents for o in streams}):
         chosen = [o for o in streams if o.run.documents == count]
-        parts += [f"## {count} documents, one at a time", _table(chosen), _plots(chosen, directory, f"{name}-{count}")]
+        parts += [
+            f"## {count} documents, one at a time",
+            _table(chosen),
+            _lead(chosen),
+            _plots(chosen, directory, f"{name}-{count}"),
+        ]
     parts += ["## Several facts in a document, and documents that replace known facts", _kinds(outcomes)]
     parts += ["## Ablations: one switch each", _ablations([o for o in outcomes if o.run.switch])]
     parts += ["## How the rivals were tuned", _tuning([o for o in outcomes if o.run.seed == TUNING_SEED])]
@@ -73,6 +78,19 @@ def _table(outcomes: Sequence[Outcome]) -> str:
     ordered = [cells for _, cells in sorted(rows, key=lambda row: row[0], reverse=True)]
     notes = "† sees the documents when asked. ‡ is told subjects, questions or answers of the documents (oracle)."
     return _markdown(["method", "seeds", *(title for title, _, _ in COLUMNS)], ordered) + f"\n\n{notes}"
+
+
+def _lead(outcomes: Sequence[Outcome]) -> str:
+    """How far infold is ahead of the best that does not see the documents when asked."""
+    scores = {
+        method: statistics.fmean(r.last.TL + r.last.NF for r in runs) for method, runs in _grouped(outcomes, lambda o: o.run.method)
+    }
+    rivals = [method for method in scores if method in RIVALS]
+    if "infold" not in scores or not rivals:
+        return ""
+    best = max(rivals, key=lambda method: scores[method])
+    lead = scores["infold"] - scores[best]
+    return f"TL + NF of infold exceeds that of the best rival that sees no documents, {best}, by {lead:.3f}."
 
 
 def _cells(runs: Sequence[Outcome]) -> list[str]:

@@ -17,7 +17,7 @@ def test_the_base_model_keeps_everything_and_learns_nothing(tmp_path: Path) -> N
     assert found.last.NF == found.base.NF >= 0.95
     assert found.last.TL == found.base.TL <= 0.25
     assert found.last.kl == pytest.approx(0.0, abs=1e-6)
-    assert [mark.documents for mark in found.curve] == [1, 4]
+    assert [mark.documents for mark in found.curve] == [4]
 
 
 def test_with_the_document_in_context_nearly_all_is_answered(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class LoraOnViews(Lora):
 
     title = "LoRA on self-written views"
     source = "Zweiger et al. 2025 (SEAL) without its reinforcement: PEFT LoRA on the base model's own questions and answers"
+    grid = {"rate": (1e-3, 3e-4, 3e-3, 1e-4, 3e-5), "steps": (10, 3, 30)}
 
     def __init__(self, ground: Ground, knobs: Knobs) -> None:
         super().__init__(ground, knobs)
