@@ -1,8 +1,8 @@
 """Anchors: questions that the base model answers surely, sampled from it once, so that learning can be kept from spoiling them.
 
 Curvature protects old knowledge on average; what a fold destroys is not spread evenly. A new birthplace of Jonas Popov spoils
-that of Jonas Petrov first. So the anchors nearest to a lesson are asked again after it, and some are rehearsed with it. These
-are SAPT's pseudo-samples (Zhao et al. 2024), found by what they share with the lesson.
+that of Jonas Petrov first. So the anchors nearest to a lesson are rehearsed with it, and more are asked again before the next.
+These are SAPT's pseudo-samples (Zhao et al. 2024), found by what they share with the lesson.
 
 Covered: sampling, nearness, files. Not covered: keeping them (`reflection.py`).
 """
@@ -67,9 +67,10 @@ class Anchors:
 
         By the cosine of weighted token sets.
         """
-        found, directions = (self.memories, self._directions) if among is None else (among, self._direct(among))
-        if not asked or not found:
+        found = self.memories if among is None or among is self.memories else among
+        if not asked or not found or count == 0:
             return []
+        directions = self._directions if found is self.memories else self._direct(found)
         shared = (directions @ self._direct(asked).T).amax(1)
         return [found[i] for i in shared.topk(min(count, len(found))).indices.tolist()]
 

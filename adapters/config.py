@@ -45,11 +45,16 @@ class CurvatureConfig:
     """Samples kept aside for the guard: never part of the curvature."""
     answers: int = 3072
     """Most anchors that are measured; together they count as much as all samples."""
+    learned: float = 1 / 3
+    """Share of the lessons learned so far, beside text and anchors; 0: none."""
+    block: int = 64
+    """So many lessons are counted at a time."""
 
     def __post_init__(self) -> None:
         _require(self.samples >= 1 and self.held_out >= 1, "curvature needs at least one sample and one held-out sample")
         _require(self.length >= 2, "curvature.length must be at least 2 tokens")
         _require(self.batch >= 1 and self.answers >= 0, "curvature.batch must be at least 1, curvature.answers not negative")
+        _require(0 <= self.learned < 1 and self.block >= 1, "curvature.learned must be in [0, 1), curvature.block at least 1")
 
 
 @dataclass(frozen=True)
@@ -162,11 +167,14 @@ class ReflectionConfig:
     anchored: int = 8
     """The anchors nearest to a lesson that are folded with it, and as many others."""
     reviewed: int = 64
-    """Earlier lessons asked again after each fold, and as many anchors, half of them the nearest. What was lost is refolded."""
+    """Earlier lessons asked again before each fold, and as many anchors; half of each are the nearest to what was learned last.
+    What was lost is folded again."""
+    refolded: int = 4
+    """Most of what was lost that is folded again with one document."""
 
     def __post_init__(self) -> None:
-        for name, count in (("recalled", self.recalled), ("anchored", self.anchored), ("reviewed", self.reviewed)):
-            _require(count >= 0, f"reflection.{name} must not be negative")
+        for name in ("recalled", "anchored", "reviewed", "refolded"):
+            _require(getattr(self, name) >= 0, f"reflection.{name} must not be negative")
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ A = E[x x^T], B = E[d d^T] per target layer: the Kronecker-factored quadratic of
 model itself, so no training data is needed, and labels are sampled too: the true Fisher, not the empirical one
 (Martens, Grosse 2015).
 
-Covered: measuring, damping, preconditioning, the quadratic, files. Not covered: curvature of learned documents
-(`reflection.py`)."""
+Covered: measuring, damping, preconditioning, the quadratic, files. Not covered: curvature of what was learned
+(`metric.py`)."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,6 +38,10 @@ class Curvature:
     """(S, L) int64: self-sampled text that no factor has seen."""
     digest: str
     """Of the base model it was measured on."""
+
+    def only(self, layers: Sequence[str]) -> "Curvature":
+        """Of these layers alone."""
+        return replace(self, inputs={n: self.inputs[n] for n in layers}, outputs={n: self.outputs[n] for n in layers})
 
     def save(self, path: Path) -> None:
         """Write one safetensors file; symmetric factors as their upper triangles."""

@@ -37,7 +37,7 @@ class Lesson:
     weights: Tensor
     """(B, T-1) in [0, 1]."""
     required: Tensor
-    """(B, T-1) bool: the answers of new views."""
+    """(B, T-1) bool: the answers of new views, and of what was lost."""
     kept: Tensor | None = None
     """(B, T-1) bool: the answers of what is rehearsed, held where they are right and learned where they are not."""
 
@@ -57,7 +57,7 @@ class FoldReport:
     """1/2 tr(B D A D^T), nats per token of preserved text, summed over the steps."""
     iterations: int
     took: bool
-    """Whether every required token came out likely."""
+    """Whether every required token came out likely, those of what was lost before included."""
 
 
 class _Position:

@@ -20,7 +20,8 @@ from adapters.drift import UNTOUCHED, Drift, Guard
 from adapters.errors import InvalidConfig
 from adapters.fold import FoldReport, Lesson, fold
 from adapters.importance import TokenScorer, features, weigh
-from adapters.memory import Memory, memorise, of_answer, relearn, remembered
+from adapters.memory import Memory, memorise, of_answer, remembered
+from adapters.metric import Metric
 from adapters.reflection import Past, recall, rehearse
 from adapters.views import Judged, View, ViewTemplate, borne_out, judge_views, prompt_ids, write_views
 from adapters.windows import Window, windows
@@ -78,7 +79,7 @@ class Learner:
         config: LearnConfig,
     ) -> None:
         self.workspace, self.anchors, self.scorer, self.template, self.config = workspace, anchors, scorer, template, config
-        self.curvature = DampedCurvature(curvature, config.fold, workspace.base.device)
+        self.metric = Metric(workspace, curvature, config.curvature, config.fold)
         self.guard = Guard(workspace, curvature.held_out, config.guard)
         overhead = len(prompt_ids(workspace.base, template, "")) + config.views.max_new_tokens
         room = workspace.base.context - (overhead if config.views.count else len(workspace.base.start))
@@ -110,17 +111,16 @@ class Learner:
             EmptyDocument: nothing but white space.
         """
         clock, candidate = _Clock(), current.copy()
-        past = Past(memories, self.anchors, self.config.reflection, turn)
         pieces = windows(self.workspace.base, self.workspace.base.inert(document), self.window)
+        with clock.stage("fold"):
+            metric = self.metric.after(memories if self.config.views.count else ())  # the fast path has no lessons to keep
+        past = Past(memories, self.anchors, self.config.reflection, turn)
+        state = _State(candidate, past, metric, turn, clock)
         parts: list[_Part] = []
         for piece in pieces:
-            recent = recall([memory for part in parts for memory in part.memories], self.config.reflection.recalled, turn)
-            parts.append(self._learn_window(piece.text, candidate, past, recent, turn, clock))
+            parts.append(self._learn_window(piece.text, state, [memory for part in parts for memory in part.memories]))
         folded = [part for part in parts if part.report is not None]
         new = tuple(memory for part in folded for memory in part.memories)
-        if new:
-            with clock.stage("fold"):
-                folded += self._review(candidate, past, new)
         delta, result = join(part.delta for part in folded), candidate
         if len(folded) > 1:  # what is stored is the join, and its rounding is not the sum of the parts' roundings
             result = current.copy()
@@ -145,22 +145,23 @@ class Learner:
             return Learned(Delta.zero(), current, (), weights, report)
         return Learned(delta, result, new, weights, report)
 
-    def _learn_window(
-        self, piece: str, candidate: DeltaSum, past: Past, recent: Sequence[Memory], turn: int, clock: "_Clock"
-    ) -> "_Part":
-        """Learn one window and add its delta to `candidate`: through views of it, or its raw text if there are none."""
-        workspace, base = self.workspace, self.workspace.base
+    def _learn_window(self, piece: str, state: "_State", earlier: Sequence[Memory]) -> "_Part":
+        """Learn one window and add its delta to the candidate: through views of it, or its raw text if there are none.
+
+        earlier: what was learned from the windows before it. With the first, what was lost of earlier documents is folded again.
+        """
+        workspace, base, past, clock = self.workspace, self.workspace.base, state.past, state.clock
         if self.config.views.count == 0:
-            return self._learn_raw(piece, candidate, clock)
+            return self._learn_raw(piece, state)
         workspace.install(workspace.base_weights)
         with clock.stage("view"):
-            views = self._write(piece, turn)
+            views = self._write(piece, state.turn)
         if not views:
-            return self._learn_raw(piece, candidate, clock)
+            return self._learn_raw(piece, state)
         with clock.stage("score"):
             lesson = self._weigh_rows([base.encode(piece)] + [view.ids(base, self.template) for view in views])
             weights = self._labelled(lesson)
-            workspace.install(candidate.weights())
+            workspace.install(state.candidate.weights())
             judged = judge_views(workspace, self.template, views)
             unknown = [i for i, found in enumerate(judged) if not self._known(views[i], found, past)]
         if not unknown:
@@ -169,28 +170,24 @@ class Learner:
         lesson = self._select(lesson, [i + 1 for i in unknown], taught)
         new = memorise(lesson, [judged[i].first if judged[i].first_likely >= self.config.fold.sure else None for i in unknown])
         with clock.stage("fold"):
-            rehearsal = rehearse(workspace, lesson, [*past.rehearsed(new), *recent])
-            delta, report = fold(workspace, rehearsal, self.curvature, self.config.fold)
-            candidate.add(delta)
+            lost = [] if earlier else self._lost(past, new)
+            recent = recall(earlier, self.config.reflection.recalled, state.turn)
+            rehearsal = rehearse(workspace, lesson, [*past.rehearsed(new, lost), *recent], lost)
+            delta, report = fold(workspace, rehearsal, state.metric, self.config.fold)
+            state.candidate.add(delta)
         return _Part(weights, *_counts(lesson), tuple(taught), delta, tuple(new), report)
 
-    def _review(self, candidate: DeltaSum, past: Past, new: Sequence[Memory]) -> list["_Part"]:
-        """Ask a sample of what was known before again, and fold what was lost once more into `candidate`."""
+    def _lost(self, past: Past, new: Sequence[Memory]) -> list[Memory]:
+        """Some of what was known before and is no longer remembered at the weights installed."""
         sample = past.reviewed(new)
-        self.workspace.install(candidate.weights())
         lost = [m for m, kept in zip(sample, remembered(self.workspace, sample), strict=True) if not kept]
-        if not lost:
-            return []
-        lesson = rehearse(self.workspace, relearn(self.workspace, lost), past.beside(lost, new))
-        delta, report = fold(self.workspace, lesson, self.curvature, self.config.fold)
-        candidate.add(delta)
-        return [_Part((), 0, 0, (), delta, (), report)]
+        return lost[: self.config.reflection.refolded]
 
-    def _learn_raw(self, piece: str, candidate: DeltaSum, clock: "_Clock") -> "_Part":
+    def _learn_raw(self, piece: str, state: "_State") -> "_Part":
         """The fast path: weigh and fold the text itself, where scoring shares the first forward pass of the fold."""
         workspace = self.workspace
-        with clock.stage("fold"):
-            workspace.install(candidate.weights())
+        with state.clock.stage("fold"):
+            workspace.install(state.candidate.weights())
             batch = workspace.batch([workspace.base.encode(piece)])
             weights = torch.zeros_like(batch.predicted)
 
@@ -200,8 +197,8 @@ class Learner:
             lesson = Lesson(batch, weights, torch.zeros_like(weights, dtype=torch.bool))
             settings = replace(self.config.fold, iterations=self.config.fold.raw_iterations)
             targets = workspace.targets.highest(settings.raw_layers)
-            delta, report = fold(workspace, lesson, self.curvature, settings, weigh_first, targets)
-            candidate.add(delta)
+            delta, report = fold(workspace, lesson, state.metric, settings, weigh_first, targets)
+            state.candidate.add(delta)
         return _Part(self._labelled(lesson), *_counts(lesson), (), delta, (), report)
 
     def _judge(
@@ -217,8 +214,6 @@ class Learner:
 
     def _write(self, piece: str, turn: int) -> list[View]:
         """Views of one window that the window bears out; the base weights must be installed."""
-        if self.config.views.count == 0:
-            return []
         views = write_views(self.workspace, self.template, piece, self.config.views, turn)
         good = borne_out(self.workspace, self.template, views, piece, self.config.views.plausible)
         return [view for view, kept in zip(views, good, strict=True) if kept]
@@ -289,6 +284,18 @@ class _Part:
     memories: tuple[Memory, ...] = ()
     report: FoldReport | None = None
     """None: there was nothing new to learn."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What all windows of one document share."""
+
+    candidate: DeltaSum
+    """Grows with each window."""
+    past: Past
+    metric: DampedCurvature
+    turn: int
+    clock: "_Clock"
 
 
 class _Clock:

@@ -1,13 +1,15 @@
-"""Reflection: what must not be lost while a document is learned is rehearsed with it, asked again after it, and learned again.
+"""Reflection: what must not be lost while a document is learned is rehearsed with it; what was lost is learned again with the next.
 
-Two kinds of it: earlier lessons, and anchors (what the base model knew). SAPT (Zhao et al. 2024) replays pseudo-samples to keep
-its attention stable; here the model's own views are replayed with the weights that they were learned with. Measured: the
-largest gains, in retention of what was known before and of what was learned (docs/LOG.md).
+Two kinds of it: earlier lessons, and anchors (what the base model knew). Before each fold some of both are asked again, and what
+was lost joins that fold, so that a document costs one fold however many came before it. SAPT (Zhao et al. 2024) replays
+pseudo-samples to keep its attention stable; here the model's own views are replayed with the weights that they were learned with.
+Measured: the largest gains, in retention of what was known before and of what was learned (docs/LOG.md).
 
 Covered: what has been superseded, drawing samples, rehearsing. Not covered: solving for all documents together.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 import torch
 
@@ -17,6 +19,8 @@ from adapters.fold import Lesson
 from adapters.memory import Memory
 from adapters.workspace import Workspace
 
+LATELY = 2
+"""Near so many of the last lessons most is lost."""
 PARAPHRASE = 0.7
 """What two questions share (`Anchors.shared`) when they may ask the same of the same subject."""
 
@@ -38,28 +42,41 @@ class Past:
         last = self._last_asked.get(memory.prompt)
         return last is not None and self._memories[last].answer == memory.answer
 
-    def rehearsed(self, new: Sequence[Memory]) -> list[Memory]:
-        """What is folded together with the lesson `new`."""
-        return self._valid(self._drawn(new, self._config.recalled, 2 * self._config.anchored, self._turn), new)
+    def rehearsed(self, new: Sequence[Memory], lost: Sequence[Memory] = ()) -> list[Memory]:
+        """What is folded together with the lesson `new` and what was `lost`: the nearest to either, the rest in rotation.
+
+        As many whatever there is to choose from, so that costs do not grow.
+        """
+        lessons, anchors = self._config.recalled, 2 * self._config.anchored
+        near = [
+            *self._anchors.nearest(new, lessons // 2, self._memories),
+            *self._anchors.nearest(new, anchors // 2),
+            *self._beside(lost, lessons // 2, self._memories),
+            *self._beside(lost, anchors // 2, self._anchors.memories),
+            *recall(self._memories, lessons - lessons // 2, self._turn),
+        ]
+        near = [m for m in self._valid(near, new) if m not in lost][: lessons + anchors]
+        rest = recall(self._anchors.memories, lessons + anchors - len(near), self._turn)
+        return [m for m in self._valid([*near, *rest], new) if m not in lost]
 
     def reviewed(self, new: Sequence[Memory]) -> list[Memory]:
-        """What is asked again after the lesson `new`."""
-        return self._valid(self._drawn(new, self._config.reviewed, self._config.reviewed, self._turn + 1), new)
+        """What is asked again before the lesson `new`: what the last lessons may have spoiled first, the rest in rotation.
 
-    def beside(self, lost: Sequence[Memory], new: Sequence[Memory]) -> list[Memory]:
-        """What is folded together with lessons that `new` made the model forget."""
-        return self._valid([*new, *self._anchors.nearest(lost, self._config.anchored)], new)
-
-    def _drawn(self, new: Sequence[Memory], lessons: int, anchors: int, turn: int) -> list[Memory]:
-        """So many lessons and anchors, half of each the nearest to `new`, the others in rotation.
-
-        Anchors stand in for lessons that are not there yet, so that costs do not grow.
+        Lessons and anchors by turns; anchors stand in for lessons that are not there yet, so that costs do not grow.
         """
-        near = self._anchors.nearest(new, lessons // 2, self._memories)
-        found = [*near, *recall(self._memories, lessons - len(near), turn)]
-        anchors += lessons - len(found)
-        near = self._anchors.nearest(new, anchors // 2)
-        return [*found, *near, *recall(self._anchors.memories, anchors - len(near), turn)]
+        last, count = self._memories[-LATELY:], self._config.reviewed
+        lessons = self._anchors.nearest(last, count // 2, self._memories)
+        lessons += recall(self._memories, count - len(lessons), self._turn)
+        anchors = self._anchors.nearest(last, (2 * count - len(lessons)) // 2)
+        anchors += recall(self._anchors.memories, 2 * count - len(lessons) - len(anchors), self._turn)
+        mixed = (m for pair in zip_longest(lessons, anchors) for m in pair if m is not None)
+        taught = {m.prompt for m in new}
+        return [m for m in self._valid(mixed, new) if m.prompt not in taught]
+
+    def _beside(self, lost: Sequence[Memory], count: int, among: Sequence[Memory]) -> list[Memory]:
+        """The nearest to what was lost, without itself."""
+        near = self._anchors.nearest(lost, count + len(lost), among) if count else []
+        return [m for m in near if m not in lost][:count]
 
     def _valid(self, found: Iterable[Memory], new: Sequence[Memory]) -> list[Memory]:
         """Without repetitions and without what a later lesson, or `new`, has superseded."""
@@ -93,16 +110,18 @@ def recall(memories: Sequence[Memory], count: int, turn: int) -> list[Memory]:
     return [memories[(first + i) % len(memories)] for i in range(min(count, len(memories)))]
 
 
-def rehearse(workspace: Workspace, lesson: Lesson, recalled: Sequence[Memory]) -> Lesson:
-    """The lesson with `recalled` as further rows, which require nothing: they are kept where they are right, else learned again."""
+def rehearse(workspace: Workspace, lesson: Lesson, recalled: Sequence[Memory], lost: Sequence[Memory] = ()) -> Lesson:
+    """The lesson with further rows: `lost`, of which the answers are required again, and `recalled`, which require nothing, but
+    are kept where they are right, and else learned again."""
     rows = [lesson.batch.ids[i, : int(n)].tolist() for i, n in enumerate(lesson.batch.mask.sum(-1))]
-    batch = workspace.batch(rows + [list(m.ids) for m in recalled])
+    batch = workspace.batch(rows + [list(m.ids) for m in (*lost, *recalled)])
     weights = torch.zeros(batch.ids.shape[0], batch.ids.shape[1] - 1, device=batch.ids.device)
     required = torch.zeros_like(weights, dtype=torch.bool)
     kept = torch.zeros_like(required)
     weights[: len(rows), : lesson.weights.shape[1]] = lesson.weights
     required[: len(rows), : lesson.required.shape[1]] = lesson.required
-    for row, memory in enumerate(recalled, len(rows)):
+    for row, memory in enumerate((*lost, *recalled), len(rows)):
         weights[row, : len(memory.weights)] = torch.tensor(memory.weights)
-        kept[row, : len(memory.required)] = torch.tensor(memory.required)
+        answers = required if row < len(rows) + len(lost) else kept
+        answers[row, : len(memory.required)] = torch.tensor(memory.required)
     return Lesson(batch, weights, required, kept)

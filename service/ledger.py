@@ -34,6 +34,11 @@ class VersionRecord:
     drift: dict[str, float] | None
     bytes: int
 
+    @property
+    def number(self) -> int:
+        """Which version of its namespace it is: names count up."""
+        return int(self.name[1:])
+
 
 BASE_RECORD = VersionRecord(BASE, None, None, (), None, 0.0, None, 0)
 
@@ -104,7 +109,7 @@ class Ledger:
     def versions(self, namespace: str) -> list[VersionRecord]:
         """All versions, oldest first."""
         self.check(namespace)
-        return sorted(self._records[namespace].values(), key=lambda r: int(r.name[1:]))
+        return sorted(self._records[namespace].values(), key=lambda r: r.number)
 
     def digests(self) -> set[str]:
         """Directories that some version of some namespace needs."""

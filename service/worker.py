@@ -10,7 +10,6 @@ Not covered: two workers on one namespace.
 import asyncio
 import json
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -47,6 +46,13 @@ class _Head:
     record: VersionRecord
     total: DeltaSum
     memories: list[Memory]
+    refused: int = 0
+    """Documents that changed nothing while this process held the namespace."""
+
+    @property
+    def turn(self) -> int:
+        """What is asked again and what is probed rotates with it, on after a document that was rejected on unlucky probes too."""
+        return self.record.number + self.refused
 
 
 class Worker:
@@ -124,10 +130,11 @@ class Worker:
         job = claim.job
         document = await self._patiently(lambda: self._ledger.document(job.namespace, job.document_id))
         head = await asyncio.to_thread(self._head, job.namespace)
-        learned = await asyncio.to_thread(self._run_learner, job.document_id, document["text"], head)
+        learned = await asyncio.to_thread(self._run_learner, document["text"], head)
         report = asdict(learned.report)
         self._observe(learned)
         if learned.report.rejection is not None or not learned.delta.factors:
+            head.refused += 1
             status = "succeeded" if learned.report.rejection is None else "rejected"
             await self._patiently(lambda: self._ledger.note_weights(job, learned.weights, head.record.name))
             await self._patiently(lambda: self._queue.end(job, status, version=head.record.name, report=json.dumps(report)))
@@ -140,10 +147,9 @@ class Worker:
         await self._patiently(lambda: self._queue.acknowledge(claim))
         return True
 
-    def _run_learner(self, document_id: str, text: str, head: _Head) -> Learned:
+    def _run_learner(self, text: str, head: _Head) -> Learned:
         with self._turns.learning():
-            turn = zlib.crc32(document_id.encode())  # the same choices if the job is delivered again
-            return self._learner.learn(text, head.total, head.memories, turn)
+            return self._learner.learn(text, head.total, head.memories, head.turn)
 
     async def _publish(self, claim: Claim, head: _Head, learned: Learned, report: dict[str, Any]) -> None:
         """Version to disk and into memory, then flip the alias: the first request after that runs on it."""
@@ -157,7 +163,7 @@ class Worker:
         assert learned.report.drift is not None
         self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
         self._metrics.retention.set(learned.report.drift.retained)
-        self._heads[job.namespace] = _Head(record, learned.total, [*head.memories, *learned.memories])
+        self._heads[job.namespace] = _Head(record, learned.total, [*head.memories, *learned.memories], head.refused)
         await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
         self._metrics.show_version(job.namespace, record.name)
 

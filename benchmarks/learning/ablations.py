@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adapters.config import (
     AnchorConfig,
+    CurvatureConfig,
     FoldConfig,
     LearnConfig,
     ReflectionConfig,
@@ -82,6 +83,7 @@ ABLATIONS: dict[str, Ablation] = {
     "one-view": Ablation("no sampled view", LearnConfig(views=ViewConfig(count=1))),
     "no-left": Ablation("left curvature (outputs) off", LearnConfig(fold=FoldConfig(output_damping=OFF))),
     "no-right": Ablation("right curvature (inputs) off", LearnConfig(fold=FoldConfig(input_damping=OFF))),
+    "no-lessons": Ablation("lessons have no share in the curvature", LearnConfig(curvature=CurvatureConfig(learned=0.0))),
     "no-curvature": Ablation("both off: plain gradient", LearnConfig(fold=FoldConfig(input_damping=OFF, output_damping=OFF))),
     "one-iteration": Ablation("at most 1 iteration", LearnConfig(fold=FoldConfig(iterations=1))),
     "two-iterations": Ablation("at most 2 iterations", LearnConfig(fold=FoldConfig(iterations=2))),

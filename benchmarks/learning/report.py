@@ -90,7 +90,7 @@ def _lead(outcomes: Sequence[Outcome]) -> str:
         return ""
     best = max(rivals, key=lambda method: scores[method])
     lead = scores["infold"] - scores[best]
-    return f"TL + NF of infold exceeds that of the best rival that sees no documents, {best}, by {lead:.3f}."
+    return f"Lead of infold in TL + NF over the best rival that sees no documents, {best}: {lead:+.3f}."
 
 
 def _cells(runs: Sequence[Outcome]) -> list[str]:

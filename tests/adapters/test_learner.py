@@ -11,7 +11,7 @@ from torch import Tensor
 from adapters.anchors import Anchors
 from adapters.base_model import BaseModel
 from adapters.config import FoldConfig, GuardConfig, LearnConfig, ReflectionConfig, TargetConfig, ViewConfig
-from adapters.curvature import Curvature
+from adapters.curvature import Curvature, measure_curvature
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import UNTOUCHED
 from adapters.errors import EmptyDocument
@@ -316,7 +316,7 @@ def test_recalled_lessons_are_rehearsed_and_their_retention_is_measured(school: 
     assert without.report.drift.retained == UNTOUCHED.retained
 
 
-def test_an_earlier_lesson_that_was_lost_is_folded_again_and_the_new_one_stays(school: MakeSchool) -> None:
+def test_an_earlier_lesson_that_was_lost_is_folded_again_with_the_new_one_in_one_fold(school: MakeSchool) -> None:
     (lost,) = school().learn("Jon Vik was born in Oslo.").memories  # of a version that the next one does not start from
     outcomes = {}
     for reviewed in (0, 8):
@@ -327,8 +327,27 @@ def test_an_earlier_lesson_that_was_lost_is_folded_again_and_the_new_one_stays(s
         at.workspace.install(learned.total.weights())
         nll = at.workspace.nll(at.workspace.batch([list(lost.ids)]))[0]
         outcomes[reviewed] = (len(learned.report.folds), float(nll[torch.tensor(lost.required)].mean()))
-    assert (outcomes[0][0], outcomes[8][0]) == (1, 2)
+    assert (outcomes[0][0], outcomes[8][0]) == (1, 1)
     assert outcomes[8][1] < outcomes[0][1]
+
+
+def test_lessons_shape_the_metric_of_what_comes_after_them_but_not_on_the_fast_path(school: MakeSchool) -> None:
+    (known,) = school().learn("Jon Vik was born in Oslo.").memories
+    alone = ReflectionConfig(recalled=0, reviewed=0)
+    for config, differs in ((CONFIG, True), (RAW, False)):
+        counted = replace(config, reflection=alone, curvature=replace(config.curvature, block=1))
+        found = [school(c).learn(memories=[known]).delta for c in (counted, replace(config, reflection=alone))]
+        assert equal(*found) != differs
+
+
+def test_targets_may_be_fewer_than_the_curvature_covers(school: MakeSchool) -> None:
+    every = school(CONFIG)
+    few = replace(CONFIG, targets=replace(CONFIG.targets, last_layers=1), curvature=replace(CONFIG.curvature, block=1))
+    workspace = Workspace(every.workspace.base, find_targets(every.workspace.base.model, few.targets))
+    curvature = measure_curvature(every.workspace, replace(CONFIG.curvature, samples=8, held_out=8))
+    learner = Learner(workspace, curvature, every.learner.anchors, None, every.learner.template, few)
+    learned = learner.learn(DOCUMENT, DeltaSum(workspace.base_weights), every.learn("Jon Vik was born in Oslo.").memories)
+    assert set(learned.delta.factors) == set(workspace.targets.names)
 
 
 def test_retention_is_measured_of_a_text_without_views_too_but_not_on_the_fast_path(school: MakeSchool) -> None:

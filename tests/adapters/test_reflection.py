@@ -104,6 +104,7 @@ ASKED = {name: (1, 10, 11, number, 12) for number, name in enumerate(("Ada", "Bo
 OTHER_WORDS = (1, 13, 14, 20, 15)
 """About Ada."""
 ANCHORS = Anchors(tuple(of_answer(prompt, (30 + place,)) for place, prompt in enumerate(ASKED.values())), "")
+LOST = ANCHORS.memories[2]
 EVERYTHING = ReflectionConfig(recalled=99, anchored=99, reviewed=198)
 
 
@@ -152,3 +153,24 @@ def test_no_more_is_drawn_than_is_asked_for() -> None:
     assert len(past.rehearsed([learned[0]])) <= 7
     assert len(past.reviewed([learned[0]])) <= 8
     assert past.reviewed([learned[0]]) == Past(learned, ANCHORS, ReflectionConfig(3, 2, 4), turn=5).reviewed([learned[0]])
+
+
+def test_what_was_lost_is_required_again_and_not_rehearsed_beside_that(lesson: Lesson, workspace: Workspace) -> None:
+    rehearsed = Past([], ANCHORS, EVERYTHING, turn=0).rehearsed([], [LOST])
+    assert set(rehearsed) == set(ANCHORS.memories) - {LOST}
+    both = rehearse(workspace, lesson, [memory(60, 5)], [LOST])
+    assert both.kept is not None
+    assert both.required[3].tolist() == [False, False, False, False, True]
+    assert not both.kept[3].any()
+    assert both.kept[4].tolist() == [False, False, False, True, False]
+
+
+def test_what_is_asked_again_is_what_is_nearest_to_the_last_lessons_and_the_rest_in_rotation() -> None:
+    learned = [of_answer((1, 70, number), (72,)) for number in range(80, 90)]
+    last = [learned[-1], of_answer(OTHER_WORDS, (99,))]
+    for turn in range(3):
+        asked = Past([*learned, last[-1]], ANCHORS, ReflectionConfig(recalled=0, anchored=0, reviewed=4), turn).reviewed([])
+        assert set(last) <= set(asked[:4])
+        assert ANCHORS.memories[0] in asked
+    turns = {m for turn in range(10) for m in Past(learned, ANCHORS, ReflectionConfig(0, 0, 2), turn).reviewed([])}
+    assert turns >= set(learned)

@@ -115,4 +115,4 @@ def test_a_report_names_every_run_and_shows_the_plots(tmp_path: Path, results: R
     assert "| lora | 2 | 0.900 | 0.500 | 1.400 |" in text
     assert "raw text instead of views" in text
     assert "rate 0.003, steps 30" in text
-    assert "TL + NF of infold exceeds that of the best rival that sees no documents, lora, by -0.700." in text
+    assert "Lead of infold in TL + NF over the best rival that sees no documents, lora: -0.700." in text

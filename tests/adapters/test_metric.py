@@ -1,0 +1,77 @@
+"""The metric: a function of the base model and of the lessons, whatever was asked of it before."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from adapters.answers import measure_answers
+from adapters.config import CurvatureConfig, FoldConfig
+from adapters.curvature import Curvature, DampedCurvature
+from adapters.memory import Memory, of_answer
+from adapters.metric import READY, Metric
+from adapters.workspace import Workspace
+
+Measure = Callable[[Workspace], Curvature]
+CONFIG = CurvatureConfig(learned=0.25, block=4)
+
+
+def lessons(count: int, first: int = 4) -> list[Memory]:
+    return [of_answer([1, first + i, 9], [7, 5 + i]) for i in range(count)]
+
+
+def equal(one: DampedCurvature, other: DampedCurvature) -> bool:
+    return all(torch.equal(one.A[n], other.A[n]) and torch.equal(one.B[n], other.B[n]) for n in one.A)
+
+
+@pytest.fixture
+def make_metric(workspace: Workspace, measure: Measure) -> Callable[..., Metric]:
+    curvature = measure(workspace)
+    return lambda config=CONFIG: Metric(workspace, curvature, config, FoldConfig())
+
+
+def test_without_a_whole_block_of_lessons_it_is_that_of_the_base_model(make_metric: Callable[..., Metric]) -> None:
+    metric = make_metric()
+    base = metric.after([])
+    assert metric.after(lessons(3)) is base
+    assert metric.after(lessons(4)) is not base
+    assert make_metric(CurvatureConfig(learned=0.0, block=1)).after(lessons(4)).A.keys() == base.A.keys()
+    assert equal(make_metric(CurvatureConfig(learned=0.0, block=1)).after(lessons(4)), base)
+
+
+def test_lessons_have_their_share_in_the_units_of_the_base_model(make_metric: Callable[..., Metric], workspace: Workspace) -> None:
+    base, after = make_metric().after([]), make_metric().after(lessons(5))
+    moments = measure_answers(workspace, lessons(4))
+    for mine, theirs, counted in ((after.A, base.A, moments.inputs), (after.B, base.B, moments.outputs)):
+        for name, matrix in mine.items():
+            scaled = counted[name] * (theirs[name].diagonal().mean() / counted[name].diagonal().mean())
+            assert torch.allclose(matrix, 0.75 * theirs[name] + 0.25 * scaled, rtol=1e-4, atol=1e-7)
+
+
+def test_a_metric_grown_block_by_block_is_the_one_after_a_restart(make_metric: Callable[..., Metric]) -> None:
+    grown = make_metric()
+    for count in range(13):
+        grown.after(lessons(count))
+    assert equal(grown.after(lessons(13)), make_metric().after(lessons(13)))
+
+
+def test_between_blocks_nothing_is_measured_and_namespaces_do_not_mix(
+    make_metric: Callable[..., Metric], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = make_metric()
+    mine, theirs = lessons(6), lessons(6, first=20)
+    first, second = metric.after(mine), metric.after(theirs)
+    assert not equal(first, second)
+    monkeypatch.setattr("adapters.metric.measure_answers", None)
+    assert metric.after(mine) is first
+    assert metric.after([*theirs, *lessons(1)]) is second
+
+
+def test_only_so_many_are_kept_ready_and_a_rollback_is_measured_again(make_metric: Callable[..., Metric]) -> None:
+    metric = make_metric()
+    for first in range(10, 10 + 3 * READY):
+        metric.after(lessons(4, first))
+    assert len(metric._ready) == READY
+    before = metric.after(lessons(4))
+    metric.after(lessons(8))
+    assert equal(metric.after(lessons(4)), before)
