@@ -84,9 +84,9 @@ class Outcome:
     seconds: float
     """Median processor seconds per document."""
     forward_seconds: float
-    """F, in the same run."""
+    """F: the median, measured after each document."""
     growth: float
-    """Mean seconds of the last `EDGE` documents over those of the first."""
+    """Cost of the last `EDGE` documents in F over that of the first: a machine gets faster and slower within a run."""
     peak_mb: float
     """Resident memory of the process at its largest."""
     total_seconds: float
@@ -118,11 +118,12 @@ def perform(run: Run, cache: Path, progress: Callable[[float], None] = lambda _:
         damage = held_out.damage(method.model)
         return Mark(documents, share(taught) or 0.0, share(stream.known) or 0.0, damage.kl, damage.perplexity)
 
-    base, curve, seconds, at_once = mark(0), [], [], []
+    base, curve, seconds, forward, at_once = mark(0), [], [], [], []
     for done, step in enumerate(stream.steps, 1):
         started = time.process_time()
         method.learn(step)
         seconds.append(time.process_time() - started)
+        forward.append(forward_seconds(ground, step.text))
         at_once += answers_right(method.model, ground, step.asked, method.prompt)
         if done in run.marks or done == run.documents:
             curve.append(mark(done))
@@ -138,8 +139,8 @@ def perform(run: Run, cache: Path, progress: Callable[[float], None] = lambda _:
         kept=share(stream.kept),
         shuffled=share(streams.shuffled(stream, run.seed)) or 0.0,
         seconds=statistics.median(seconds),
-        forward_seconds=forward_seconds(ground, [step.text for step in stream.steps[:64]]),
-        growth=statistics.fmean(seconds[-edge:]) / statistics.fmean(seconds[:edge]),
+        forward_seconds=statistics.median(forward),
+        growth=sum(seconds[-edge:]) / sum(forward[-edge:]) / (sum(seconds[:edge]) / sum(forward[:edge])),
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         total_seconds=sum(seconds),
         notes={"prepared_seconds": prepared} | method.notes(),
