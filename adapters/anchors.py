@@ -67,7 +67,7 @@ class Anchors:
 
         By the cosine of weighted token sets.
         """
-        found = self.memories if among is None or among is self.memories else among
+        found = self.memories if among is None else among
         if not asked or not found or count == 0:
             return []
         directions = self._directions if found is self.memories else self._direct(found)

@@ -28,8 +28,6 @@ SAMPLES = 1536
 old knowledge by data gets these, and no other text."""
 LENGTH = 64
 """Tokens of each."""
-PRESERVED = f"preserved-{SAMPLES}x{LENGTH}.safetensors"
-"""Where they are kept, in the cache."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +68,14 @@ class Ground:
     @cached_property
     def preserved(self) -> Tensor:
         """(SAMPLES, LENGTH) int64: text sampled from the base model, once."""
-        path = self.cache / self.base.digest / PRESERVED
+        path = self.cache / self.base.digest / f"preserved-{SAMPLES}x{LENGTH}.safetensors"
         if path.is_file():
             return read_tensors(path, self.base.digest, "preserved text")["ids"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(20)
             workspace = self.workspace()
             ids = torch.cat([sample_text(workspace, 64, LENGTH) for _ in range(SAMPLES // 64)])
-        save_into(path.parent, PRESERVED, lambda unfinished: write_tensors(unfinished, {"ids": ids}, self.base.digest))
+        save_into(path.parent, path.name, lambda unfinished: write_tensors(unfinished, {"ids": ids}, self.base.digest))
         return ids
 
     def workspace(self) -> Workspace:

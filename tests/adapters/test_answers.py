@@ -28,7 +28,6 @@ def test_the_mixture_is_symmetric_positive_and_in_the_units_of_text(
     workspace: Workspace, measure: Measure, memories: list[Memory]
 ) -> None:
     text = measure(workspace)
-    torch.manual_seed(0)
     mixed = mix_answers(workspace, text, memories, 10)
     for before, after in ((text.inputs, mixed.inputs), (text.outputs, mixed.outputs)):
         assert before.keys() == after.keys()
@@ -47,7 +46,6 @@ def test_what_lies_after_an_answer_does_not_count(workspace: Workspace, measure:
     longer = Memory((*short.ids, 11, 12), (*short.weights, 0.0, 0.0), (*short.required, False, False))
     found = []
     for memory in (short, longer):
-        torch.manual_seed(0)
         found.append(mix_answers(workspace, text, [memory], 10))
     for name in text.inputs:
         assert torch.allclose(found[0].inputs[name], found[1].inputs[name], rtol=1e-3, atol=1e-6)
