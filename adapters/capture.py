@@ -61,7 +61,7 @@ class Capture:
 
 
 class _Replay(nn.Module):
-    """Stands in for a decoder layer below the targets: returns what was recorded above it."""
+    """Stands in for a module that comes before the targets: returns what it returned."""
 
     def __init__(self, original: nn.Module, recorded: Any) -> None:
         super().__init__()
@@ -74,29 +74,57 @@ class _Replay(nn.Module):
         return self._recorded
 
 
+Stem = dict[nn.Module, Any]
+"""What each module returned that comes before the lowest target."""
+
+
 @contextmanager
-def frozen_stem(model: PreTrainedModel, targets: Targets) -> Iterator[None]:
-    """Within it, the layers below the lowest target run in the first forward pass only.
+def frozen_stem(model: PreTrainedModel, targets: Targets, recorded: Stem | None = None) -> Iterator[Stem]:
+    """Within it, what comes before the lowest target runs in the first forward pass only.
 
-    Every forward pass inside must be over the same tokens. Nothing happens when the lowest layer is itself a target.
+    recorded: what an earlier one gave, for the same tokens and the same weights below; then it does not run at all.
+    Every forward pass inside must be over the same tokens.
     """
-    layers: Any = model.get_submodule(targets.layers_path)
-    below = targets.first_layer
-    if below == 0:
-        yield
-        return
-    originals = [layers[i] for i in range(below)]
+    layers, target = model.get_submodule(targets.layers_path), targets.names[0]
+    below = [(layers, str(i), layers.get_submodule(str(i))) for i in range(targets.first_layer)]
+    modules = below + _beside(model, f"{targets.layers_path}.{targets.first_layer}", target)
+    stem: Stem = {} if recorded is None else recorded
+    after: set[nn.Module] = set()
+    hooks = ExitStack()
 
-    def record(_: nn.Module, __: Any, output: Any) -> None:
-        frozen = output.detach() if isinstance(output, Tensor) else output
-        for i, original in enumerate(originals):
-            layers[i] = _Replay(original, frozen)
+    def remember(module: nn.Module, _: object, output: Any) -> None:
+        if module in stem or after:
+            after.add(module)
+        else:
+            stem[module] = output
 
-    with ExitStack() as stack:
-        handle = layers[below - 1].register_forward_hook(record)
-        stack.callback(handle.remove)
-        try:
-            yield
-        finally:
-            for i, original in enumerate(originals):
-                layers[i] = original
+    def freeze(*_: object) -> None:
+        hooks.close()
+        for module in after & stem.keys():  # runs after the target too
+            del stem[module]
+        for parent, name, original in modules:
+            if original in stem:
+                parent._modules[name] = _Replay(original, stem[original])
+
+    if recorded is None:
+        for _, _, module in modules:
+            hooks.callback(module.register_forward_hook(remember).remove)
+        hooks.callback(model.get_submodule(target).register_forward_pre_hook(lambda module, _: after.add(module)).remove)
+        hooks.callback(layers.get_submodule(str(targets.first_layer)).register_forward_hook(freeze).remove)
+    else:
+        freeze()
+    try:
+        yield stem
+    finally:
+        hooks.close()
+        for parent, name, original in modules:
+            parent._modules[name] = original
+
+
+def _beside(model: nn.Module, layer: str, target: str) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Modules of the lowest target's own layer beside the way down to it, each with its parent and its name there."""
+    found, parent = [], model.get_submodule(layer)
+    for step in target.removeprefix(f"{layer}.").split("."):
+        found += [(parent, name, child) for name, child in parent.named_children() if name != step]
+        parent = parent.get_submodule(step)
+    return found

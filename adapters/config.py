@@ -118,7 +118,7 @@ class FoldConfig:
     """How far the margins of what is rehearsed may change: 0 is not at all to first order, much above 1 is freely."""
     raw_iterations: int = 1
     """The same as `iterations` for raw text, the fast path."""
-    raw_layers: int = 2
+    raw_layers: int = 1
     """How many of the target layers, the highest, change for raw text."""
 
     @property

@@ -39,7 +39,7 @@ class Delta:
     def dense(self, layer: str) -> Tensor:
         """The change of `layer` (d_out, d_in), float64, on the grid."""
         left, right = self.factors[layer]
-        return torch.round(left.double() @ right.double().T * GRID) / GRID
+        return (left.double() @ right.double().T).mul_(GRID).round_().div_(GRID)
 
     def norms(self) -> dict[str, float]:
         """Frobenius norm of the change of each layer."""
@@ -107,8 +107,9 @@ class DeltaSum:
 
     def _accumulate(self, delta: Delta, sign: float) -> None:
         for layer in delta.factors:
-            change = sign * delta.dense(layer).to(self._base[layer].device)
-            total = change + self.totals[layer] if layer in self.totals else change
+            total = delta.dense(layer).mul_(sign).to(self._base[layer].device)
+            if layer in self.totals:
+                total += self.totals[layer]
             assert float(total.abs().max()) < LIMIT, "a weight change left the range in which sums are exact"
             self.totals[layer] = total
             self._weights.pop(layer, None)

@@ -6,14 +6,16 @@ views (did they take?), recalled earlier lessons (are they still answered?).
 Covered: measuring, the verdict. Not covered: the operator's own canaries; when to measure (the learner).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from adapters.capture import Stem, frozen_stem
 from adapters.config import GuardConfig
 from adapters.memory import Memory, remembered
+from adapters.targets import Targets
 from adapters.workspace import Workspace
 
 
@@ -29,18 +31,33 @@ class Drift:
     """The same of the recalled earlier lessons."""
 
 
+RAW_TURNS = 16
+"""So many updates in succession share their probes where they come from raw text."""
 UNTOUCHED = Drift(0.0, 1.0, 1.0)
 """Of the base model, by definition."""
+
+
+@dataclass(frozen=True)
+class _RawProbe:
+    """What was measured for raw text last."""
+
+    picked: list[int]
+    """Samples."""
+    weights: Mapping[str, Tensor]
+    stem: Stem
+    drift: float
 
 
 class Guard:
     """Measures candidates against the base model on a rotating part of the held-out samples."""
 
-    def __init__(self, workspace: Workspace, held_out: Tensor, config: GuardConfig) -> None:
-        """held_out: (S, L) int64, sampled from the base model. The base weights are left installed."""
-        self.config = config
-        self._workspace = workspace
-        self._held_out = held_out
+    def __init__(self, workspace: Workspace, held_out: Tensor, config: GuardConfig, raw: Targets) -> None:
+        """held_out: (S, L) int64, sampled from the base model. raw: the layers that updates from raw text change.
+
+        The base weights are left installed.
+        """
+        self.config, self._workspace, self._held_out, self._raw = config, workspace, held_out, raw
+        self._last: _RawProbe | None = None
         workspace.install(workspace.base_weights)
         with torch.no_grad():
             batches = [held_out[i : i + config.probes] for i in range(0, len(held_out), config.probes)]
@@ -49,13 +66,34 @@ class Guard:
     @torch.no_grad()
     def measure(self, new: Sequence[Memory], recalled: Sequence[Memory], turn: int) -> Drift:
         """Probe the weights installed. `turn` chooses the part of the held-out samples. Two forward passes: probes, and lessons."""
-        wanted = min(self.config.probes if new else self.config.raw_probes, len(self._held_out))
-        picked = [(turn * wanted + i) % len(self._held_out) for i in range(wanted)]
-        length = self._held_out.shape[1] if new else min(self.config.raw_tokens, self._held_out.shape[1])
-        nll = self._workspace.nll(self._workspace.batch(self._held_out[picked, :length].tolist()))
-        kl = _sampled_kl(self._base_nll[picked, : length - 1], nll)
+        kl = self._drift(self._picked(turn, self.config.probes)) if new else self._raw_drift(turn)
         answers = remembered(self._workspace, [*new, *recalled])
         return Drift(kl, _share(answers[: len(new)]), _share(answers[len(new) :]))
+
+    def _picked(self, turn: int, probes: int) -> list[int]:
+        """The next samples in turn."""
+        wanted = min(probes, len(self._held_out))
+        return [(turn * wanted + i) % len(self._held_out) for i in range(wanted)]
+
+    def _drift(self, picked: list[int], length: int | None = None) -> float:
+        """On the first `length` tokens of these samples; None: on all."""
+        rows = self._held_out[picked, :length]
+        nll = self._workspace.nll(self._workspace.batch(rows.tolist()))
+        return _sampled_kl(self._base_nll[picked, : rows.shape[1] - 1], nll)
+
+    def _raw_drift(self, turn: int) -> float:
+        """For updates from raw text. Where one of them ended the next begins, and need not be measured again."""
+        picked, weights, last = self._picked(turn // RAW_TURNS, self.config.raw_probes), self._workspace.installed, self._last
+        if last is None or last.picked != picked or not _same(last.weights, weights):
+            known = last is not None and last.picked == picked and _same(self._below(last.weights), self._below(weights))
+            with frozen_stem(self._workspace.model, self._raw, last.stem if last and known else None) as stem:
+                drift = self._drift(picked, self.config.raw_tokens)
+            self._last = last = _RawProbe(picked, weights, stem, drift)
+        return last.drift
+
+    def _below(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Without those of the layers that raw text changes."""
+        return {name: weight for name, weight in weights.items() if name not in self._raw.names}
 
     def verdict(self, before: Drift, after: Drift) -> str | None:
         """Why a candidate must not be published, or None. `before`: of the version it starts from, on the same probes."""
@@ -69,6 +107,11 @@ class Guard:
         if after.retained < before.retained - self.config.retention_loss:
             return f"retention of earlier documents fell from {before.retained:.2f} to {after.retained:.2f}"
         return None
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether these are the very same tensors."""
+    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
 
 
 def _sampled_kl(base_nll: Tensor, nll: Tensor) -> float:

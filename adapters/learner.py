@@ -80,7 +80,8 @@ class Learner:
     ) -> None:
         self.workspace, self.anchors, self.scorer, self.template, self.config = workspace, anchors, scorer, template, config
         self.metric = Metric(workspace, curvature, config.curvature, config.fold)
-        self.guard = Guard(workspace, curvature.held_out, config.guard)
+        self._raw_targets = workspace.targets.highest(config.fold.raw_layers)
+        self.guard = Guard(workspace, curvature.held_out, config.guard, self._raw_targets)
         overhead = len(prompt_ids(workspace.base, template, "")) + config.views.max_new_tokens
         room = workspace.base.context - (overhead if config.views.count else len(workspace.base.start))
         if room < LEAST_WINDOW:
@@ -196,8 +197,7 @@ class Learner:
 
             lesson = Lesson(batch, weights, torch.zeros_like(weights, dtype=torch.bool))
             settings = replace(self.config.fold, iterations=self.config.fold.raw_iterations)
-            targets = workspace.targets.highest(settings.raw_layers)
-            delta, report = fold(workspace, lesson, state.metric, settings, weigh_first, targets)
+            delta, report = fold(workspace, lesson, state.metric, settings, weigh_first, self._raw_targets)
             state.candidate.add(delta)
         return _Part(self._labelled(lesson), *_counts(lesson), (), delta, (), report)
 

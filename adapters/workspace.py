@@ -49,11 +49,23 @@ class Workspace:
         self.base_weights = {n: _oriented(base.model.get_submodule(n)).detach() for n in targets.names}
         self.model = learning_view(base.model, targets.names).requires_grad_(False)
         self._layers = {n: self.model.get_submodule(n) for n in targets.names}
+        self._installed = dict(self.base_weights)
+        """Target layer -> the tensor that it holds a copy of; missing once it was stepped."""
 
     def install(self, weights: Mapping[str, Tensor]) -> None:
-        """Work from these target weights (d_out, d_in), which are copied."""
+        """Work from these target weights (d_out, d_in), which are copied where they are not there already.
+
+        The tensors given must not be changed in place afterwards.
+        """
         for name, layer in self._layers.items():
-            _oriented(layer).copy_(weights[name])
+            if self._installed.get(name) is not weights[name]:
+                _oriented(layer).copy_(weights[name])
+                self._installed[name] = weights[name]
+
+    @property
+    def installed(self) -> dict[str, Tensor]:
+        """The very tensors that were installed; those of layers stepped since are missing."""
+        return dict(self._installed)
 
     def weights(self) -> dict[str, Tensor]:
         """Copies of the target weights installed (d_out, d_in)."""
@@ -62,6 +74,7 @@ class Workspace:
     def step(self, delta: Delta, scale: float) -> None:
         """Add `scale` * `delta` to the target weights, in the model's dtype."""
         for name, (left, right) in delta.factors.items():
+            self._installed.pop(name, None)
             _oriented(self._layers[name]).add_((left @ right.T).to(self.model.dtype), alpha=scale)
 
     def weight_parameter(self, name: str) -> Tensor:

@@ -162,10 +162,34 @@ def test_a_stem_may_be_frozen_again_for_other_tokens(make_workspace: MakeWorkspa
         assert torch.equal(again, workspace.nll(batch))
 
 
-def test_without_layers_below_the_targets_a_frozen_stem_does_nothing(make_workspace: MakeWorkspace) -> None:
-    workspace = make_workspace("llama")
-    one, other = some_batch(workspace), workspace.batch([workspace.base.encode("Lund")])
+@pytest.mark.parametrize("last_layers", [None, 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_the_lowest_targets_layer_only_what_follows_it_runs_again(
+    kind: str, last_layers: int | None, make_workspace: MakeWorkspace
+) -> None:
+    workspace = make_workspace(kind, last_layers)
+    batch, ran = some_batch(workspace), []
+    name = workspace.targets.names[0]
+    layer = workspace.model.get_submodule(f"{workspace.targets.layers_path}.{workspace.targets.first_layer}")
+    for attention in (child for path, child in layer.named_children() if path in ("self_attn", "attn", "attention")):
+        attention.register_forward_pre_hook(lambda *_: ran.append("attention"))
+    workspace.model.get_submodule(name).register_forward_pre_hook(lambda *_: ran.append("target"))
     with frozen_stem(workspace.model, workspace.targets):
-        first, second = workspace.nll(one), workspace.nll(other)
-    assert torch.equal(first, workspace.nll(one))
-    assert torch.equal(second, workspace.nll(other))
+        losses = [workspace.nll(batch) for _ in range(3)]
+    assert ran == ["attention", "target", "target", "target"]
+    assert all(torch.equal(loss, losses[0]) for loss in losses)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stem_known_from_before_spares_the_layers_below(kind: str, make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace(kind, 1)
+    batch, ran = some_batch(workspace), []
+    expected, hidden = workspace.nll(batch), workspace.outputs(batch).hidden_states
+    assert hidden is not None
+    layers = workspace.model.get_submodule(workspace.targets.layers_path)
+    for index, layer in enumerate(layers):
+        layer.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
+    with frozen_stem(workspace.model, workspace.targets, hidden[workspace.targets.first_layer]):
+        assert torch.equal(workspace.nll(batch), expected)
+    assert ran == [2]
+    assert torch.equal(workspace.nll(batch), expected)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from adapters.base_model import BaseModel
 from adapters.config import CurvatureConfig, GuardConfig
 from adapters.curvature import Curvature, measure_curvature
-from adapters.drift import UNTOUCHED, Drift, Guard
+from adapters.delta import Delta
+from adapters.drift import RAW_TURNS, UNTOUCHED, Drift, Guard
 from adapters.memory import Memory
 from adapters.sampling import continue_rows
 from adapters.workspace import Workspace
@@ -25,7 +26,7 @@ class Guarded:
 
     def __init__(self, workspace: Workspace, held_out: torch.Tensor, config: GuardConfig = CONFIG) -> None:
         self.workspace, self.held_out = workspace, held_out
-        self.guard = Guard(workspace, held_out, config)
+        self.guard = Guard(workspace, held_out, config, workspace.targets.highest(1))
 
     def disturb(self, scale: float, seed: int = 0) -> None:
         """Install base weights with noise."""
@@ -34,7 +35,8 @@ class Guarded:
         self.workspace.install({n: w + scale * torch.randn(w.shape, generator=generator) for n, w in base.items()})
 
     def kl(self, turn: int = 0) -> float:
-        return self.guard.measure([], [], turn).kl
+        """On the probes of the `turn`-th group of updates from raw text."""
+        return self.guard.measure([], [], turn * RAW_TURNS).kl
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +48,9 @@ def guarded(make_workspace: MakeWorkspace, measure: Measure) -> Guarded:
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma3_text"])
 def test_the_base_model_has_not_drifted_from_itself(kind: str, make_workspace: MakeWorkspace, measure: Measure) -> None:
     workspace = make_workspace(kind)
-    guard = Guard(workspace, measure(workspace).held_out, CONFIG)
+    at = Guarded(workspace, measure(workspace).held_out)
     for turn in range(5):
-        assert guard.measure([], [], turn) == UNTOUCHED
+        assert at.guard.measure([], [], turn * RAW_TURNS) == UNTOUCHED
 
 
 @settings(max_examples=30)
@@ -133,9 +135,60 @@ def test_raw_text_has_its_own_number_of_probes(guarded: Guarded) -> None:
     few = Guarded(guarded.workspace, guarded.held_out, GuardConfig(probes=8, raw_probes=1))
     known = [lesson(guarded.workspace, "Mira Holm", True)]
     few.disturb(0.05)
-    drifts = [few.guard.measure([], [], turn).kl for turn in range(8)]
+    drifts = [few.kl(turn) for turn in range(8)]
     assert sum(drifts) / 8 == pytest.approx(few.guard.measure(known, [], 0).kl, rel=1e-4)
     assert len(set(drifts)) == 8
+
+
+def test_successive_updates_from_raw_text_share_their_probes(guarded: Guarded) -> None:
+    """So that one is measured only once, as what was reached and as where the next begins."""
+    few = Guarded(guarded.workspace, guarded.held_out, GuardConfig(probes=8, raw_probes=1))
+    few.disturb(0.05)
+    drifts = [few.guard.measure([], [], turn).kl for turn in range(2 * RAW_TURNS)]
+    assert len(set(drifts[:RAW_TURNS])) == len(set(drifts[RAW_TURNS:])) == 1 < len(set(drifts))
+
+
+def test_what_was_measured_of_other_weights_is_not_taken_for_these(guarded: Guarded) -> None:
+    few = Guarded(guarded.workspace, guarded.held_out, GuardConfig(probes=8, raw_probes=1))
+    drifts = []
+    for scale in (0.01, 0.02, 0.0, 0.02):
+        few.disturb(scale)
+        drifts.append(few.kl())
+    assert drifts[2] == 0 < drifts[0] < drifts[1] == drifts[3]
+    name, weight = next(iter(few.workspace.base_weights.items()))
+    few.workspace.step(Delta({name: (torch.ones(weight.shape[0], 1), torch.ones(weight.shape[1], 1))}), 1.0)
+    assert few.kl() != drifts[3]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma3_text", "phi", "gpt_neox"])
+def test_what_raw_text_does_not_change_runs_once_for_shared_probes(
+    kind: str, make_workspace: MakeWorkspace, measure: Measure
+) -> None:
+    workspace = make_workspace(kind)
+    at = Guarded(workspace, measure(workspace).held_out)
+    lowest, highest = workspace.targets.names[0], workspace.targets.names[-1]
+    ran: list[str] = []
+    layers = workspace.model.get_submodule(workspace.targets.layers_path)
+    layers.get_submodule("0").register_forward_pre_hook(lambda *_: ran.append("lowest"))
+
+    def drift(scale: float, changed: str, turn: int = 1) -> float:
+        ran.clear()
+        base = workspace.base_weights
+        noise = scale * torch.randn(base[changed].shape, generator=torch.Generator().manual_seed(1))
+        workspace.install({**base, changed: base[changed] + noise})
+        return at.kl(turn)
+
+    first, again = drift(0.05, highest), drift(0.1, highest)
+    assert 0 < first < again
+    assert not ran
+    assert drift(0.05, lowest) > 0
+    assert ran, "the lowest layer was changed"
+    assert drift(0.1, highest) == again
+    assert ran, "the lowest layer was changed back"
+    other = drift(0.1, highest, turn=2)
+    assert ran, "the probes are others"
+    assert drift(0.05, highest, turn=2) < other
+    assert not ran
 
 
 def test_raw_text_is_measured_on_the_beginning_of_each_sample(guarded: Guarded) -> None:

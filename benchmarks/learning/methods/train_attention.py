@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adapters.curvature import DampedCurvature
 from adapters.importance import TokenScorer, features
+from adapters.measured import save_into
 from adapters.scorer_training import Task, task_direction, token_derivatives
 from adapters.tasks import self_written_tasks
 from adapters.workspace import Workspace, token_nll
@@ -80,7 +81,7 @@ def written_tasks(ground: Ground, wanted: int, seed: int) -> list[Task]:
 
 
 def trained_head(ground: Ground, wanted: int = TASKS) -> TrainedHead:
-    """Meta-train a head; nothing is kept on disk."""
+    """Meta-train a head."""
     tasks = written_tasks(ground, wanted, SEED)
     started = time.process_time()
     workspace, update = ground.workspace(), UnrolledUpdate(ground)
@@ -99,6 +100,15 @@ def trained_head(ground: Ground, wanted: int = TASKS) -> TrainedHead:
                 loss.backward(inputs=list(scorer.parameters()))  # type: ignore[no-untyped-call]
             optimizer.step()
     return TrainedHead(scorer.eval().requires_grad_(False), len(tasks), time.process_time() - started)
+
+
+def kept_head(ground: Ground) -> TokenScorer:
+    """The head for this base model, trained once and kept in the cache."""
+    digest = ground.base.digest
+    path = ground.cache / digest / f"train-attention-{TASKS}.safetensors"
+    if not path.is_file():
+        save_into(path.parent, path.name, lambda unfinished: trained_head(ground).scorer.save(unfinished, digest))
+    return TokenScorer.load(path, digest).requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -173,12 +183,12 @@ class TrainAttention(FineTuning):
     def __init__(self, ground: Ground, knobs: Knobs) -> None:
         super().__init__(ground, knobs)
         self._workspace = ground.workspace()
-        self.trained = trained_head(ground)
+        self._scorer = kept_head(ground)
 
     def learn(self, step: Step) -> None:
         """See `Method`."""
         batch = self.ground.batch([self.ground.base.encode(step.text)])
-        weights = self.trained.scorer(*features(self._workspace, batch))
+        weights = self._scorer(*features(self._workspace, batch))
         train(
             self._model.parameters(), lambda: mean_loss(self._model, batch, weights), int(self.knobs["steps"]), self.knobs["rate"]
         )
