@@ -9,6 +9,7 @@ capture."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -74,6 +75,21 @@ class _Replay(nn.Module):
         return self._recorded
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a module stands that comes before the lowest target."""
+
+    parent: nn.Module
+    name: str
+    original: nn.Module
+    source: nn.Module
+    """Whose output it may return instead of running."""
+
+    def put(self, module: nn.Module) -> None:
+        """Let `module` stand there."""
+        self.parent._modules[self.name] = module
+
+
 Stem = dict[nn.Module, Any]
 """What each module returned that comes before the lowest target."""
 
@@ -85,9 +101,8 @@ def frozen_stem(model: PreTrainedModel, targets: Targets, recorded: Stem | None 
     recorded: what an earlier one gave, for the same tokens and the same weights below; then it does not run at all.
     Every forward pass inside must be over the same tokens.
     """
-    layers, target = model.get_submodule(targets.layers_path), targets.names[0]
-    below = [(layers, str(i), layers.get_submodule(str(i))) for i in range(targets.first_layer)]
-    modules = below + _beside(model, f"{targets.layers_path}.{targets.first_layer}", target)
+    first, target = f"{targets.layers_path}.{targets.first_layer}", targets.names[0]
+    modules = _below(model, targets) + _beside(model, first, target)
     stem: Stem = {} if recorded is None else recorded
     after: set[nn.Module] = set()
     hooks = ExitStack()
@@ -102,29 +117,36 @@ def frozen_stem(model: PreTrainedModel, targets: Targets, recorded: Stem | None 
         hooks.close()
         for module in after & stem.keys():  # runs after the target too
             del stem[module]
-        for parent, name, original in modules:
-            if original in stem:
-                parent._modules[name] = _Replay(original, stem[original])
+        for place in modules:
+            if place.source in stem:
+                place.put(_Replay(place.original, stem[place.source]))
 
     if recorded is None:
-        for _, _, module in modules:
+        for module in {place.source for place in modules}:
             hooks.callback(module.register_forward_hook(remember).remove)
         hooks.callback(model.get_submodule(target).register_forward_pre_hook(lambda module, _: after.add(module)).remove)
-        hooks.callback(layers.get_submodule(str(targets.first_layer)).register_forward_hook(freeze).remove)
+        hooks.callback(model.get_submodule(first).register_forward_hook(freeze).remove)
     else:
         freeze()
     try:
         yield stem
     finally:
         hooks.close()
-        for parent, name, original in modules:
-            parent._modules[name] = original
+        for place in modules:
+            place.put(place.original)
 
 
-def _beside(model: nn.Module, layer: str, target: str) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Modules of the lowest target's own layer beside the way down to it, each with its parent and its name there."""
+def _below(model: nn.Module, targets: Targets) -> list[_Place]:
+    """The layers below the lowest target's. All of them may return what the last of them did: nobody looks in between."""
+    layers = model.get_submodule(targets.layers_path)
+    found = [(str(i), layers.get_submodule(str(i))) for i in range(targets.first_layer)]
+    return [_Place(layers, name, layer, found[-1][1]) for name, layer in found]
+
+
+def _beside(model: nn.Module, layer: str, target: str) -> list[_Place]:
+    """Modules of the lowest target's own layer beside the way down to it."""
     found, parent = [], model.get_submodule(layer)
     for step in target.removeprefix(f"{layer}.").split("."):
-        found += [(parent, name, child) for name, child in parent.named_children() if name != step]
+        found += [_Place(parent, name, child, child) for name, child in parent.named_children() if name != step]
         parent = parent.get_submodule(step)
     return found
