@@ -1,4 +1,4 @@
-"""The HTTP application: routes, error answers, body limit, life cycle."""
+"""The HTTP application: routes, error answers, life cycle."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,11 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.errors import AdapterError
-from service.errors import ServiceError, StoreUnavailable, TooLarge, code_of, error_body, status_of
-from service.routes import documents, generate, health, learn, versions
+from service.errors import ServiceError, StoreUnavailable, error_body, error_of, status_of
+from service.middleware import BodyLimit, RequestId
+from service.routes import documents, generate, health, learn, openai, versions
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -41,9 +41,10 @@ def create_app(settings: Settings) -> FastAPI:
         title="infold", version="0.1.0", lifespan=lifespan, description="An LLM server that keeps learning while it serves."
     )
     app.state.runtime = runtime
-    for module in (learn, generate, documents, versions, health):
+    for module in (learn, generate, openai, documents, versions, health):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(RequestId)  # outermost, so that every answer has one
     for error in (ServiceError, AdapterError, RedisError):
         app.add_exception_handler(error, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -58,13 +59,13 @@ async def _answer_error(_: Request, error: Exception) -> JSONResponse:
     status = status_of(error)
     retry = getattr(error, "retry_after", None)
     headers = {} if retry is None else {"Retry-After": str(retry)}
-    return JSONResponse(error_body(status, str(error), code_of(error), getattr(error, "param", None)), status, headers)
+    return JSONResponse(error_of(error), status, headers)
 
 
 async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    if first["type"] == "json_invalid" or first["loc"] == ("body",):
+    if first["type"] == "json_invalid" or (first["loc"] == ("body",) and first["type"] != "value_error"):
         message = "the body must be a JSON object, sent with content-type application/json"
         return JSONResponse(error_body(400, message, "invalid_request"), 400)
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
@@ -81,45 +82,3 @@ async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse
     log.error("unexpected error", path=request.url.path, error=type(error).__name__)
     closing = {"Connection": "close"}  # uvicorn closes it now: the client must not send more on it
     return JSONResponse(error_body(500, "an error of ours; the server's log has it", "internal_error"), 500, closing)
-
-
-class BodyLimit:
-    """Refuses bodies over `limit` bytes while they arrive, before anything parses them."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app, self._limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._limit:
-            await self._refuse(scope, receive, send)
-            return
-        body, more = bytearray(), True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self._limit:
-                await self._refuse(scope, receive, send)
-                return
-        sent = False
-
-        async def replay() -> Message:
-            nonlocal sent
-            if sent:
-                return await receive()
-            sent = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-        await self._app(scope, replay, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await _answer_error(Request(scope), TooLarge(f"the body is over the limit of {self._limit} bytes"))
-        response.headers["Connection"] = "close"
-        await response(scope, receive, send)

@@ -41,7 +41,10 @@ class Client:
                     raise self._other()
                 for line in answer.iter_lines():
                     if line.startswith("data:"):
-                        yield json.loads(line.removeprefix("data:"))
+                        event = json.loads(line.removeprefix("data:"))
+                        if "error" in event:
+                            raise ServerRefused(event["error"]["message"])
+                        yield event
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise self._away(error) from error
 

@@ -1,17 +1,17 @@
 """Generate: one thread decodes all running requests in one batch, each on its own version of the weights.
 
-Covered: continuous joining and leaving, per-request versions, sampling with seeds, stop strings, streaming,
+Covered: continuous joining and leaving, per-request versions, sampling with seeds, stop strings, log-probabilities, streaming,
 cancelling, back-pressure.
-Not covered: prefix caching, chunked prefill, log-probabilities. Residency of versions is `residency.py`'s.
+Not covered: prefix caching, chunked prefill. Residency of versions is `residency.py`'s.
 """
 
 import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import torch
@@ -21,8 +21,9 @@ from transformers import DynamicCache
 from adapters.base_model import BaseModel
 from adapters.versioned_linear import VersionTable
 from service.errors import InvalidRequest, NotReady, QueueFull
+from service.generation import GenerationRequest, Piece, ScoredToken
 from service.metrics import Metrics
-from service.sampler import Sampling, choose
+from service.sampler import choose, score
 from service.slot_cache import SlotCache
 from service.text_stream import TextStream
 from service.turns import Turns
@@ -31,31 +32,6 @@ PREFILL_TOKENS = 2048
 """Most prompt tokens, padding included, that are read in one forward pass beside a running batch."""
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """What a client wants written."""
-
-    prompt: tuple[int, ...]
-    max_new_tokens: int
-    sampling: Sampling
-    stop: tuple[str, ...]
-    version: str
-    """Key of resident weights, leased by the caller."""
-    on_end: Callable[[], None]
-    """Called exactly once when the engine will not touch those weights for this request any more, whatever happened."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Newly certain text; the last piece carries why the request ended."""
-
-    text: str
-    tokens: int
-    """Tokens written so far."""
-    finish_reason: str | None = None
-    """stop, length, cancelled or error."""
 
 
 @dataclass(eq=False)
@@ -68,6 +44,8 @@ class _Running:
     pieces: "asyncio.Queue[Piece]"
     generator: torch.Generator
     accepted: float
+    scored: list[ScoredToken] = field(default_factory=list)
+    """Since the last piece."""
     written: int = 0
     last: int = 0
     touched: float = 0.0
@@ -236,7 +214,7 @@ class Engine:
         """Choose a token for each row, send its text, end what is complete."""
         tokens = choose(logits.float(), [r.request.sampling for r in rows], [r.generator for r in rows])
         now = time.perf_counter()
-        for running, token in zip(rows, tokens, strict=True):
+        for row, (running, token) in enumerate(zip(rows, tokens, strict=True)):
             running.written += 1
             running.last = token
             first = running.written == 1
@@ -244,13 +222,15 @@ class Engine:
             observe.observe(now - (running.accepted if first else running.touched))
             running.touched = now
             ends = token in self._base.stop_ids
+            if running.request.alternatives is not None and not ends:
+                running.scored.append(score(logits[row], token, running.request.alternatives))
             text = "" if ends else running.stream.push(token)
             if ends or running.stream.stopped:
                 self._end(running, "stop", text)
             elif running.written == running.request.max_new_tokens:
                 self._end(running, "length", text)
             elif text:
-                self._send(running, Piece(text, running.written))
+                self._send(running, text)
         self._metrics.generation_tokens.inc(len(rows))
 
     def _end(self, running: _Running, reason: str, text: str = "") -> None:
@@ -260,18 +240,20 @@ class Engine:
             self._running[row] = self._running[-1]
             self._running.pop()
         running.request.on_end()
-        self._send(running, Piece(text + running.stream.flush(), running.written, reason))
+        self._send(running, text + running.stream.flush(), reason)
         self._metrics.requests.labels(reason).inc()
         self._metrics.end_to_end.observe(time.perf_counter() - running.accepted)
 
     def _end_all(self, requests: "list[_Running] | deque[_Running]", reason: str) -> None:
         for running in requests:
             running.request.on_end()
-            self._send(running, Piece("", running.written, reason))
+            self._send(running, "", reason)
             self._metrics.requests.labels(reason).inc()
         requests.clear()
 
-    def _send(self, running: _Running, piece: Piece) -> None:
+    def _send(self, running: _Running, text: str, reason: str | None = None) -> None:
+        piece = Piece(text, running.written, reason, tuple(running.scored))
+        running.scored.clear()
         if not running.loop.is_closed():
             running.loop.call_soon_threadsafe(running.pieces.put_nowait, piece)
 

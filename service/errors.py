@@ -32,6 +32,10 @@ class UnknownVersion(ServiceError):
     """No such version in the namespace."""
 
 
+class UnknownModel(ServiceError):
+    """No such model is served."""
+
+
 class UnknownJob(ServiceError):
     """No such job."""
 
@@ -83,6 +87,7 @@ STATUS: dict[type[Exception], int] = {
     CorruptCheckpoint: 500,
     UnknownNamespace: 404,
     UnknownVersion: 404,
+    UnknownModel: 404,
     UnknownJob: 404,
     UnknownDocument: 404,
     NotCancellable: 409,
@@ -109,6 +114,11 @@ def error_body(status: int, message: str, code: str, param: str | None = None) -
     """The body that every error is answered with."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "internal_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_of(error: Exception) -> dict[str, Any]:
+    """The body for an error of the table."""
+    return error_body(status_of(error), str(error), code_of(error), getattr(error, "param", None))
 
 
 def code_of(error: Exception) -> str:

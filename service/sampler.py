@@ -1,25 +1,14 @@
-"""Choose the next token of each row: greedy, or temperature, top-k and top-p with the row's own generator."""
+"""Choose the next token of each row: greedy, or temperature, top-k and top-p with the row's own generator; score it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from service.generation import Sampling, ScoredToken
+
 COLDEST = 1e-5
 """Temperatures below this are greedy: dividing by less would overflow."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How one request chooses its tokens."""
-
-    temperature: float = 0.0
-    """0: always the likeliest token."""
-    top_p: float = 1.0
-    top_k: int = 0
-    """0: all tokens."""
-    seed: int | None = None
 
 
 def choose(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> list[int]:
@@ -38,3 +27,10 @@ def _sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> i
     before = probabilities.cumsum(-1) - probabilities
     probabilities[1:][before[1:] >= sampling.top_p] = 0  # the likeliest token always stays
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+def score(logits: Tensor, token: int, alternatives: int) -> ScoredToken:
+    """What the model thought of `token` and of the likeliest tokens. logits: (V,)."""
+    logprobs = logits.float().log_softmax(-1)
+    values, tokens = logprobs.topk(min(alternatives, len(logprobs)))
+    return ScoredToken(token, float(logprobs[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from service.ledger import VersionRecord
 from service.queue import Job
@@ -37,6 +37,33 @@ def _small(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
+def _encodable(text: str) -> str:
+    """Text, not half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("lone surrogates are not text") from error
+    return text
+
+
+def _finite(value: float) -> float:
+    """JSON has no NaN, but Python's parser reads one."""
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _few(stop: list[str] | str | None) -> list[str] | None:
+    """One or a few non-empty strings."""
+    listed = [stop] if isinstance(stop, str) else stop
+    if listed is not None and (len(listed) > 16 or any(not 0 < len(s) <= 256 for s in listed)):
+        raise ValueError("at most 16 stop strings of 1 to 256 characters")
+    return listed
+
+
+Encodable = Annotated[str, AfterValidator(_encodable)]
+Finite = Annotated[float, Field(strict=False), AfterValidator(_finite)]
+Stop = Annotated[list[str] | str | None, AfterValidator(_few)]
 Text = Annotated[str, AfterValidator(_readable)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 
@@ -91,43 +118,16 @@ class ScoreIn(_Body):
 class GenerateIn(_Body):
     """Body of POST /generate."""
 
-    prompt: str
+    prompt: Encodable
     max_new_tokens: int | None = Field(None, ge=1, le=1_000_000)
-    temperature: float = Field(0.0, ge=0, le=10, strict=False)
-    top_p: float = Field(1.0, gt=0, le=1, strict=False)
+    temperature: Finite = Field(0.0, ge=0, le=10)
+    top_p: Finite = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, le=1_000_000)
     seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: list[str] | str | None = None
+    stop: Stop = None
     stream: bool = False
     namespace: str = "default"
     version: str | None = None
-
-    @field_validator("prompt")
-    @classmethod
-    def encodable(cls, prompt: str) -> str:
-        """Text, not half characters."""
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("the prompt contains lone surrogates, which are not text") from error
-        return prompt
-
-    @field_validator("temperature", "top_p")
-    @classmethod
-    def finite(cls, value: float) -> float:
-        """JSON has no NaN, but Python's parser reads one."""
-        if not math.isfinite(value):
-            raise ValueError("must be a finite number")
-        return value
-
-    @field_validator("stop")
-    @classmethod
-    def few(cls, stop: list[str] | str | None) -> list[str] | None:
-        """One or a few non-empty strings."""
-        listed = [stop] if isinstance(stop, str) else stop
-        if listed is not None and (len(listed) > 16 or any(not 0 < len(s) <= 256 for s in listed)):
-            raise ValueError("at most 16 stop strings of 1 to 256 characters")
-        return listed
 
 
 class RollbackIn(_Body):

@@ -25,6 +25,8 @@ class Settings(BaseSettings):
 
     model: str | None = None
     """Hub id or path of the base model; None: the demo model that ships."""
+    served_name: Annotated[str, StringConstraints(pattern=r"^[^:@\s]{1,200}$")] | None = None
+    """What the model is called in the OpenAI API; None: its hub id, or the name of its directory."""
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     data_dir: Path = Path("infold-data")
@@ -59,6 +61,13 @@ class Settings(BaseSettings):
     """How long running requests and the running job may take to end after SIGTERM."""
 
     learn: LearnConfig = Field(default_factory=LearnConfig)
+
+    @property
+    def model_name(self) -> str:
+        """What clients call the model."""
+        if self.served_name is not None or self.model is None:
+            return self.served_name or "infold-demo"
+        return Path(self.model).resolve().name if Path(self.model).exists() else self.model
 
     @classmethod
     def settings_customise_sources(

@@ -14,10 +14,10 @@ from serving import eventually
 from adapters.base_model import BaseModel
 from adapters.targets import find_targets
 from adapters.versioned_linear import BASE, VersionTable
-from service.engine import Engine, GenerationRequest, Piece
+from service.engine import Engine
 from service.errors import InvalidRequest, NotReady, QueueFull
+from service.generation import GenerationRequest, Piece, Sampling
 from service.metrics import Metrics
-from service.sampler import Sampling
 from service.turns import Turns
 
 pytestmark = pytest.mark.anyio

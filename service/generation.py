@@ -1,0 +1,56 @@
+"""What a client wants written, and what comes back: the words between routes and the engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one request chooses its tokens."""
+
+    temperature: float = 0.0
+    """0: always the likeliest token."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all tokens."""
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What a client wants written."""
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...]
+    version: str
+    """Key of resident weights, leased by the caller."""
+    on_end: Callable[[], None]
+    """Called exactly once when the engine will not touch those weights for this request any more, whatever happened."""
+    alternatives: int | None = None
+    """How many of the likeliest tokens come with each token's log-probability; None: no log-probabilities."""
+
+
+@dataclass(frozen=True)
+class ScoredToken:
+    """A written token with what the model thought of it, before temperature, top-k and top-p."""
+
+    token: int
+    logprob: float
+    """Natural logarithm."""
+    likeliest: tuple[tuple[int, float], ...]
+    """Tokens and their log-probabilities, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Newly certain text; the last piece carries why the request ended."""
+
+    text: str
+    tokens: int
+    """Tokens written so far."""
+    finish_reason: str | None = None
+    """stop, length, cancelled or error."""
+    scored: tuple[ScoredToken, ...] = ()
+    """The tokens written since the last piece, if they were asked for; without the one that ends a text."""

@@ -1,0 +1,170 @@
+"""The OpenAI API: any client of it can ask infold, on the version of its choice.
+
+model = <name>[:<namespace>][@<version>]
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+
+from service.answers import Answer, Wanted, begin_all, encode, fitting, merged
+from service.errors import InvalidRequest, ServiceError, UnknownModel, error_of
+from service.ledger import VersionRecord
+from service.openai_bodies import MOST_CHOICES, ChatIn, CompletionIn
+from service.openai_shapes import ChatShape, Choice, CompletionShape, Shape
+from service.routes.common import RuntimeOf
+from service.runtime import Runtime
+
+router = APIRouter(prefix="/v1")
+_SUFFIX = re.compile(r"(?::(?P<namespace>[^:@]+))?(?:@(?P<version>[^:@]+))?")
+
+
+@router.get("/models")
+async def models(runtime: RuntimeOf) -> dict[str, Any]:
+    """The model, once for each namespace."""
+    return {"object": "list", "data": [_model(runtime, namespace) for namespace in runtime.settings.namespaces]}
+
+
+@router.get("/models/{model:path}")
+async def model(runtime: RuntimeOf, model: str) -> dict[str, Any]:
+    """One of them."""
+    namespace, record = find(runtime, model)
+    return _model(runtime, namespace) | {"id": model, "weight_version": record.name}
+
+
+@router.post("/completions", response_model=None)
+async def completions(request: Request, runtime: RuntimeOf, body: CompletionIn) -> dict[str, Any] | StreamingResponse:
+    """Texts after prompts."""
+    _, record = find(runtime, body.model)
+    if len(body.prompts) * body.choices > MOST_CHOICES:
+        raise InvalidRequest(f"{len(body.prompts)} prompts with n = {body.choices}: at most {MOST_CHOICES} choices", param="n")
+    prompts = [await encode(runtime, p) if isinstance(p, str) else _tokens(runtime, p) for p in body.prompts]
+    shape = CompletionShape(*_shown(runtime, body, record))
+    return await _answer(request, runtime, body, record, prompts, shape)
+
+
+@router.post("/chat/completions", response_model=None)
+async def chat_completions(request: Request, runtime: RuntimeOf, body: ChatIn) -> dict[str, Any] | StreamingResponse:
+    """The assistant's next turn."""
+    _, record = find(runtime, body.model)
+    prompt = await asyncio.to_thread(_chat, runtime, body)
+    shape = ChatShape(*_shown(runtime, body, record))
+    return await _answer(request, runtime, body, record, [await encode(runtime, prompt, "messages")], shape)
+
+
+def find(runtime: Runtime, model: str) -> tuple[str, VersionRecord]:
+    """Namespace and version that a model's name means.
+
+    Raises:
+        UnknownModel: another model, or no such namespace or version.
+    """
+    name = runtime.settings.model_name
+    found = _SUFFIX.fullmatch(model[len(name) :]) if model.startswith(name) else None
+    if found is None:
+        raise UnknownModel(f"the model is {name!r}, or {name!r}:<namespace>@<version>; there is no {model!r}", param="model")
+    namespace = found["namespace"] or runtime.settings.namespaces[0]
+    try:
+        return namespace, runtime.ledger.resolve(namespace, found["version"])
+    except ServiceError as error:
+        raise UnknownModel(str(error), param="model") from error
+
+
+def _model(runtime: Runtime, namespace: str) -> dict[str, Any]:
+    name, record = runtime.settings.model_name, runtime.ledger.resolve(namespace)
+    shown = name if namespace == runtime.settings.namespaces[0] else f"{name}:{namespace}"
+    return {"id": shown, "object": "model", "created": int(record.created), "owned_by": "infold", "root": name} | {
+        "max_model_len": runtime.base.context,
+        "weight_version": record.name,
+    }
+
+
+def _shown(runtime: Runtime, body: CompletionIn | ChatIn, record: VersionRecord) -> tuple[Any, ...]:
+    """What a shape is made of."""
+    tokenizer = runtime.base.tokenizer
+
+    def decode(token: int) -> str:
+        return str(tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    fingerprint = f"fp_{(record.digest or runtime.base.digest)[:12]}"
+    return body.model, record.name, fingerprint, decode, body.alternatives is not None, body.return_weight_versions
+
+
+def _chat(runtime: Runtime, body: ChatIn) -> str:
+    """The prompt of a chat. What a client wrote can end no turn and speak for nobody else."""
+    tokenizer, turns = runtime.base.tokenizer, [t | {"content": runtime.base.inert(t["content"])} for t in body.turns]
+    if not tokenizer.chat_template:
+        raise InvalidRequest("this model has no chat template; use /v1/completions", param="messages")
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # whatever a template raises, which is code that came with the model
+        raise InvalidRequest(f"the model's chat template refuses these messages: {error}", param="messages") from error
+
+
+def _tokens(runtime: Runtime, prompt: Sequence[int]) -> tuple[int, ...]:
+    vocabulary = int(runtime.base.model.config.vocab_size)
+    if any(not 0 <= token < vocabulary for token in prompt):
+        raise InvalidRequest(f"tokens are numbers from 0 to {vocabulary - 1}", param="prompt")
+    return fitting(runtime, prompt)
+
+
+async def _answer(
+    request: Request,
+    runtime: Runtime,
+    body: CompletionIn | ChatIn,
+    record: VersionRecord,
+    prompts: Sequence[tuple[int, ...]],
+    shape: Shape,
+) -> dict[str, Any] | StreamingResponse:
+    """All choices of all prompts, whole or streamed."""
+    room = min(runtime.base.context - len(prompt) for prompt in prompts)
+    most = body.most_tokens or room
+    if body.max_tokens is None and isinstance(body, CompletionIn):
+        most = min(most, room)  # nobody asked for so many
+    if most > room:
+        raise InvalidRequest(f"the prompt leaves room for {room} tokens in the model's context", param="max_tokens")
+    wanted = [
+        Wanted(prompt, most, body.sampling(choice), tuple(body.stop or ()), body.alternatives)
+        for prompt in prompts
+        for choice in range(body.choices)
+    ]
+    answers = await begin_all(runtime, record, wanted)
+    prompt_tokens = sum(map(len, prompts))
+    if body.stream:
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return StreamingResponse(_events(answers, shape, prompt_tokens, usage), media_type="text/event-stream")
+    choices = [Choice(index) for index in range(len(answers))]
+    async with aclosing(merged(answers)) as pieces:  # which cancels the requests if their client has hung up
+        async for place, piece in pieces:
+            choices[place].add(piece)
+            if piece.finish_reason is None and await request.is_disconnected():
+                break
+    return shape.whole(choices, prompt_tokens)
+
+
+async def _events(answers: Sequence[Answer], shape: Shape, prompt_tokens: int, usage: bool) -> AsyncIterator[bytes]:
+    choices = [Choice(index) for index in range(len(answers))]
+    nothing = {"usage": None} if usage else {}
+    begun: set[int] = set()
+    try:
+        async with aclosing(merged(answers)) as pieces:
+            async for place, piece in pieces:
+                choices[place].add(piece)
+                yield _event(shape.chunk(choices[place], piece, place not in begun) | nothing)
+                begun.add(place)
+        if usage:
+            yield _event(shape.usage_chunk(prompt_tokens, sum(choice.tokens for choice in choices)))
+    except ServiceError as error:  # too late for a status
+        yield _event(error_of(error))
+        return
+    yield format_sse_event(data_str="[DONE]")
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return format_sse_event(data_str=json.dumps(data))
