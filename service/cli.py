@@ -1,8 +1,9 @@
-"""The command line: `infold serve | learn | ask | status | versions | rollback | train-scorer | bench | doctor`.
+"""The command line: `infold serve | worker | learn | ask | status | versions | rollback | train-scorer | bench | doctor`.
 
 Answers go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 misused.
 """
 
+import asyncio
 import json
 import logging
 import signal
@@ -57,6 +58,7 @@ def serve(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or auto.")] = None,
     namespace: Annotated[list[str] | None, typer.Option(help="Namespace to serve; may be repeated.")] = None,
     views: Annotated[int | None, typer.Option(help="Views written per document; 0: learn the raw text.")] = None,
+    learner: Annotated[str | None, typer.Option(help="inside: learn here; elsewhere: an `infold worker` does.")] = None,
     view_prompt: Annotated[str | None, typer.Option(help="View template: JSON, or a file with it.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
 ) -> None:
@@ -71,7 +73,7 @@ def serve(
     with _reported():
         settings = load_settings(
             config, model=model, host=host, port=port, data_dir=data_dir, redis_url=redis_url, device=device, dtype=dtype,
-            view_prompt=view_prompt, **flags,
+            learner=learner, view_prompt=view_prompt, **flags,
         )  # fmt: skip
         _log_to_stderr()
         served = create_app(settings)
@@ -87,6 +89,33 @@ def serve(
         server.run()
         if runtime.failure is not None or not server.started:
             raise ServiceError(str(runtime.failure or "the server could not start; its log says why"))
+
+
+@app.command()
+def worker(
+    model: Annotated[str | None, typer.Argument(help="Hub id or local path; none: the demo model that ships.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="The server's data directory.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="The server's Redis, if it is not the embedded one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or auto.")] = None,
+    namespace: Annotated[list[str] | None, typer.Option(help="Namespace to learn for; may be repeated.")] = None,
+    views: Annotated[int | None, typer.Option(help="Views written per document; 0: learn the raw text.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Show Prometheus metrics there.")] = None,
+    view_prompt: Annotated[str | None, typer.Option(help="View template: JSON, or a file with it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+) -> None:
+    """Learn for a server that was started with `--learner elsewhere`, in a process of its own."""
+    from service.detached import work_until_told
+
+    learn = None if views is None else {"views": {"count": views}}
+    flags: dict[str, Any] = {"namespaces": tuple(namespace) if namespace else None, "learn": learn}
+    with _reported():
+        settings = load_settings(
+            config, model=model, data_dir=data_dir, redis_url=redis_url, device=device, dtype=dtype, metrics_port=metrics_port,
+            view_prompt=view_prompt, **flags,
+        )  # fmt: skip
+        _log_to_stderr()
+        asyncio.run(work_until_told(settings))
 
 
 @app.command()

@@ -68,6 +68,10 @@ class NotReady(ServiceError):
     """The model is still being loaded or measured."""
 
 
+class LearnsElsewhere(ServiceError):
+    """Asked of a server that does not learn itself."""
+
+
 class GenerationFailed(ServiceError):
     """A decode step failed, and with it the requests in it."""
 
@@ -96,13 +100,15 @@ STATUS: dict[type[Exception], int] = {
     TooLarge: 413,
     QueueFull: 429,
     GenerationFailed: 500,
+    LearnsElsewhere: 501,
     NotReady: 503,
     StoreUnavailable: 503,
 }
 """Looked up along the error's bases; anything else is a 500."""
 
 _TYPES = {400: "invalid_request_error", 404: "not_found_error", 409: "conflict_error", 412: "precondition_failed"}
-_TYPES |= {413: "invalid_request_error", 429: "rate_limit_error", 500: "internal_error", 503: "unavailable_error"}
+_TYPES |= {413: "invalid_request_error", 429: "rate_limit_error"}
+_TYPES |= {500: "internal_error", 501: "not_implemented", 503: "unavailable_error"}
 
 
 def status_of(error: Exception) -> int:

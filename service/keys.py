@@ -8,6 +8,7 @@
     infold:{ns}:version_count         string   the last N given
     infold:{ns}:alias                 string   the version that requests get by default; absent: v0
     infold:{ns}:idempotency:{key}     string   JSON {body, jobs}; a day
+    infold:moves                      stream   {namespace, version} of each alias that moved; the last thousands
     infold:job:{id}                   hash     job_id, namespace, document_id, status, attempts, version, report, error, timestamps
     infold:job:{id}:events            stream   {status, stage}: what /learn/{id}/events and `wait` follow; an hour after the end
 
@@ -21,6 +22,8 @@ Commands of Redis 6.2 only.
 """
 
 GROUP = "learners"
+MOVES = "infold:moves"
+"""Where aliases have moved, for processes that did not move them."""
 
 
 def jobs(namespace: str) -> str:

@@ -1,20 +1,22 @@
 """Documents, versions and aliases: which version learned what, and which one answers. The keys are in `keys.py`.
 
-The alias of each namespace is also held in memory, so that requests resolve it without Redis; whatever moves it goes through here.
+The alias of each namespace is also held in memory, so that requests resolve it without Redis. What this process moves is moved
+there too; what others move is heard of by `follow`.
 
 Covered: publish (register, flip the alias, end the job: one script), rollback by compare-and-swap, provenance. Not covered: files.
 """
 
+import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from adapters.checkpoint import Version
 from adapters.versioned_linear import BASE
 from service import keys
-from service.connection import Client
+from service.connection import LONGEST_BLOCK_SECONDS, Client
 from service.errors import AliasMoved, UnknownDocument, UnknownNamespace, UnknownVersion
 from service.queue import Job
 
@@ -37,18 +39,18 @@ class VersionRecord:
     @property
     def number(self) -> int:
         """Which version of its namespace it is: names count up."""
-        return int(self.name[1:])
+        return _number(self.name)
 
 
 BASE_RECORD = VersionRecord(BASE, None, None, (), None, 0.0, None, 0)
 
 _PUBLISH = """
-local versions, count, alias, job, events, document = unpack(KEYS)
-local expected, record, now, report, tokens, keep = unpack(ARGV)
+local versions, count, alias, job, events, document, moves = unpack(KEYS)
+local expected, record, now, report, tokens, keep, namespace = unpack(ARGV)
 local status = redis.call('HMGET', job, 'status', 'version')
-if status[1] ~= 'running' then return {'ended', status[2] or ''} end
+if status[1] ~= 'running' then return {'ended', status[2] or '', ''} end
 local current = redis.call('GET', alias) or 'v0'
-if current ~= expected then return {'moved', current} end
+if current ~= expected then return {'moved', current, ''} end
 local name = 'v' .. redis.call('INCR', count)
 record = string.gsub(record, '"name": ""', '"name": "' .. name .. '"', 1)
 redis.call('HSET', versions, name, record)
@@ -57,14 +59,15 @@ redis.call('HSET', document, 'version', name, 'tokens', tokens, 'learned_at', no
 redis.call('HSET', job, 'status', 'succeeded', 'version', name, 'report', report, 'finished_at', now)
 redis.call('XADD', events, '*', 'status', 'succeeded', 'version', name)
 redis.call('EXPIRE', events, keep)
-return {'ok', name}
+local entry = redis.call('XADD', moves, 'MAXLEN', '~', 10000, '*', 'namespace', namespace, 'version', name)
+return {'ok', name, entry}
 """
 
 _MOVE = """
 local current = redis.call('GET', KEYS[1]) or 'v0'
-if ARGV[2] ~= '' and current ~= ARGV[2] then return {'moved', current} end
+if ARGV[2] ~= '' and current ~= ARGV[2] then return {'moved', current, ''} end
 redis.call('SET', KEYS[1], ARGV[1])
-return {'ok', ARGV[1]}
+return {'ok', ARGV[1], redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'namespace', ARGV[3], 'version', ARGV[1])}
 """
 
 _EVENTS_KEPT_SECONDS = 3600
@@ -77,15 +80,56 @@ class Ledger:
         self._redis = redis
         self._records: dict[str, dict[str, VersionRecord]] = {n: {BASE: BASE_RECORD} for n in namespaces}
         self._aliases = dict.fromkeys(namespaces, BASE)
+        self._moved = dict.fromkeys(namespaces, _entry("0"))
+        """Where in the stream of moves each alias stands: what was heard late must not move it back."""
+        self._heard = "0"
+        self._highest = dict.fromkeys(namespaces, 0)
+        self._changed = asyncio.Event()
         self._publish = redis.register_script(_PUBLISH)
         self._move = redis.register_script(_MOVE)
 
     async def load(self) -> None:
         """Read versions and aliases from Redis: at start, and when it turns out to know more than this process."""
-        for namespace, records in self._records.items():
-            found = await self._redis.hgetall(keys.versions(namespace))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for namespace in self._records:
+                pipe.hgetall(keys.versions(namespace)).get(keys.alias(namespace))
+            *answers, moves = await pipe.xrevrange(keys.MOVES, count=1).execute()
+        self._heard = moves[0][0] if moves else "0"
+        for (namespace, records), found, alias in zip(self._records.items(), answers[::2], answers[1::2], strict=True):
             records.update({name: _record(text) for name, text in found.items()})
-            self._aliases[namespace] = await self._redis.get(keys.alias(namespace)) or BASE
+            self._moved[namespace] = _entry(self._heard)
+            self._point(namespace, alias or BASE, self._heard)
+            self._highest[namespace] = max(r.number for r in records.values())
+
+    async def follow(self, arrive: Callable[[str, VersionRecord], Awaitable[None]]) -> None:
+        """Hear of aliases that other processes move, until cancelled. This one resolves to a version after `arrive` was awaited."""
+        task, block = asyncio.current_task(), int(LONGEST_BLOCK_SECONDS * 1000)
+        assert task is not None
+        while True:
+            if task.cancelling():  # redis-py forgets a cancellation that comes while it sends
+                raise asyncio.CancelledError
+            for _, entries in await self._redis.xread({keys.MOVES: self._heard}, block=block) or []:
+                for entry, fields in entries:
+                    namespace, name = fields["namespace"], fields["version"]
+                    if namespace in self._aliases and _entry(entry) > self._moved[namespace]:
+                        text = await self._redis.hget(keys.versions(namespace), name)
+                        record = self._records[namespace][name] = BASE_RECORD if name == BASE else _record(text)
+                        await arrive(namespace, record)
+                        self._point(namespace, name, entry)
+                    self._heard = entry
+
+    async def reached(self, namespace: str, version: str) -> None:
+        """Wait until this process has resolved to `version`, or to a later one."""
+        while self._highest[namespace] < _number(version):
+            await self._changed.wait()
+
+    def _point(self, namespace: str, name: str, entry: str) -> None:
+        """Resolve to `name` from now on, unless that is old."""
+        if _entry(entry) >= self._moved[namespace]:
+            self._aliases[namespace], self._moved[namespace] = name, _entry(entry)
+        self._highest[namespace] = max(self._highest[namespace], _number(name))
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def check(self, namespace: str) -> None:
         """Raises UnknownNamespace unless `namespace` is served."""
@@ -130,14 +174,14 @@ class Ledger:
             "", version.digest, parent.name, version.documents, job.job_id, version.created, drift, version.nbytes
         )
         namespace = job.namespace
-        outcome, name = await self._publish(
+        outcome, name, entry = await self._publish(
             keys=[
                 keys.versions(namespace), keys.version_count(namespace), keys.alias(namespace),
-                keys.job(job.job_id), keys.events(job.job_id), keys.document(namespace, job.document_id),
+                keys.job(job.job_id), keys.events(job.job_id), keys.document(namespace, job.document_id), keys.MOVES,
             ],
             args=[
                 parent.name, json.dumps(asdict(record)), time.time(), json.dumps(report), json.dumps(tokens),
-                _EVENTS_KEPT_SECONDS,
+                _EVENTS_KEPT_SECONDS, namespace,
             ],
         )  # fmt: skip
         if outcome == "moved":
@@ -147,7 +191,7 @@ class Ledger:
             await self.load()
         else:
             self._records[namespace][name] = VersionRecord(**{**asdict(record), "name": name, "documents": record.documents})
-            self._aliases[namespace] = name
+            self._point(namespace, name, entry)
         return self.resolve(namespace, name)
 
     async def move_alias(self, namespace: str, to: str, expected: str | None) -> VersionRecord:
@@ -157,9 +201,11 @@ class Ledger:
             UnknownNamespace, UnknownVersion, AliasMoved
         """
         record = self.resolve(namespace, to)
-        outcome, current = await self._move(keys=[keys.alias(namespace)], args=[to, expected or ""])
-        self._aliases[namespace] = current
-        if outcome == "moved":
+        outcome, current, entry = await self._move(keys=[keys.alias(namespace), keys.MOVES], args=[to, expected or "", namespace])
+        if outcome == "ok":
+            self._point(namespace, current, entry)
+        else:
+            await self.load()
             raise AliasMoved(f"the alias of {namespace!r} points to {current}, not to {expected}", param="expected")
         return record
 
@@ -195,6 +241,16 @@ class Ledger:
         """Record how a document was read that changed nothing."""
         fields: Any = {"tokens": json.dumps(tokens), "version": version, "learned_at": time.time()}
         await self._redis.hset(keys.document(job.namespace, job.document_id), mapping=fields)
+
+
+def _number(name: str) -> int:
+    return int(name[1:])
+
+
+def _entry(entry: str) -> tuple[int, int]:
+    """An id of a stream's entry, as Redis compares them."""
+    first, _, second = entry.partition("-")
+    return int(first), int(second or 0)
 
 
 def _record(text: str) -> VersionRecord:

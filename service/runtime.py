@@ -15,16 +15,17 @@ from torch import Tensor
 from adapters.base_model import BaseModel
 from adapters.checkpoint import VersionStore
 from adapters.learner import Learner
-from adapters.measured import anchors_of, curvature_of, find_scorer
 from adapters.targets import find_targets
 from adapters.versioned_linear import VersionTable
 from adapters.workspace import Workspace
+from service.arrivals import Arrivals
 from service.connection import connect
 from service.engine import Engine
-from service.errors import NotReady
+from service.errors import LearnsElsewhere, NotReady
+from service.learning import make_learner
 from service.ledger import Ledger
 from service.metrics import Metrics
-from service.model import load_model, load_template
+from service.model import load_model
 from service.queue import JobQueue
 from service.residency import Residency
 from service.settings import Settings
@@ -74,7 +75,14 @@ class Runtime:
 
     @property
     def learner(self) -> Learner:
-        """The learner. Raises NotReady while the model is loaded or measured."""
+        """The learner.
+
+        Raises:
+            NotReady: the model is loaded or measured.
+            LearnsElsewhere: there is none in this process.
+        """
+        if self.learns_elsewhere:
+            raise LearnsElsewhere("a worker in another process learns for this server, and only it weighs tokens")
         if self._learner is None:
             raise NotReady("the model's curvature is still being measured; try again soon", retry_after=5)
         return self._learner
@@ -114,6 +122,11 @@ class Runtime:
         total, _ = self.store.rebuild(digest, base.digest, workspace.base_weights)
         return total.weights()
 
+    @property
+    def learns_elsewhere(self) -> bool:
+        """Whether a worker in another process learns."""
+        return self.settings.learner == "elsewhere"
+
     async def _bring_up(self) -> None:
         """Model, engine, live versions: ready. Then curvature and scorer: learning."""
         try:
@@ -126,6 +139,8 @@ class Runtime:
                 self.metrics.show_version(namespace, record.name)
             self.engine.start()
             log.info("ready", model=self.base.source, digest=self.base.digest, seconds=round(time.perf_counter() - started, 2))
+            if self.learns_elsewhere:
+                await self._arrivals().run()
             self._learner = await asyncio.to_thread(self._make_learner)
             self.worker = Worker(
                 self.queue, self.ledger, self.store, self.residency, self._learner, self.turns, self.metrics, self.settings
@@ -136,9 +151,13 @@ class Runtime:
         except BaseException as error:
             self.failure = error
             log.exception("the server cannot go on")
-            if self._learner is None:
+            if self._learner is None and not self.learns_elsewhere:
                 self.on_failure()
             raise
+
+    def _arrivals(self) -> Arrivals:
+        base, _, residency, workspace = self._loaded()
+        return Arrivals(self.ledger, self.queue, self.store, residency, self.metrics, base.digest, workspace.base_weights)
 
     async def _reach_redis(self) -> None:
         """Wait for it: nothing can be answered before it is known which version answers."""
@@ -159,29 +178,16 @@ class Runtime:
         table = VersionTable(base.model, targets)
         residency = Residency(table, self.settings.resident_versions, self.load_weights, self.metrics.resident_versions.set)
         engine = Engine(base, table, self.turns, self.metrics, self.settings.slots, self.settings.max_waiting)
-        self.store.clear_unfinished()
+        if not self.learns_elsewhere:  # else somebody may be writing
+            self.store.clear_unfinished()
         self._model = (base, engine, residency, workspace)
 
     def _make_learner(self) -> Learner:
-        base, _, _, workspace = self._loaded()
+        workspace = self._loaded()[3]
         with self.turns.learning():
-            template, cache, learn = load_template(self.settings, base), self.settings.cache_dir, self.settings.learn
-            anchors = anchors_of(workspace, template, cache, learn.anchors, _log_progress("anchors"))
-            curvature = curvature_of(workspace, anchors, cache, learn.curvature, _log_progress("curvature"))
-            scorer = find_scorer(base, cache)
-            if scorer is None:
-                log.warning(
-                    f"no scorer is trained for this model: tokens are weighted by surprise; run `infold train-scorer {base.source}`"
-                )
-            learner = Learner(workspace, curvature, anchors, scorer, template, learn)
-        log.info("learning", curvature_layers=len(curvature.inputs), anchors=len(anchors.memories), scorer=scorer is not None)
-        return learner
+            return make_learner(self.settings, workspace)
 
     def _loaded(self) -> tuple[BaseModel, Engine, Residency, Workspace]:
         if self._model is None:
             raise NotReady("the model is still being loaded; try again soon", retry_after=2)
         return self._model
-
-
-def _log_progress(what: str) -> Callable[[float], None]:
-    return lambda share: log.info(f"measuring {what}", percent=round(100 * share))

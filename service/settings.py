@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1)
     """Threads of one matrix product; None: one for models below 100M parameters, else torch's own choice."""
     namespaces: tuple[Namespace, ...] = Field(("default",), min_length=1)
+    learner: Literal["inside", "elsewhere"] = "inside"
+    """inside: this server learns beside decoding; elsewhere: an `infold worker` with the same data directory does."""
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """Where a worker shows its metrics; None: nowhere. A server shows its own at /metrics."""
     view_prompt: str | None = None
     """A view template as JSON, or the path of a file with one; None: `infold.json` beside the weights, else a default."""
 

@@ -3,6 +3,7 @@
     <data-dir>/valkey/          its append-only file and log
     <data-dir>/valkey/socket    or a short path under the temporary directory where this one is too long for a socket
     <data-dir>/lock             held while a server uses the directory
+    <data-dir>/worker.lock      held while a worker in a process of its own does
 
 A crash of infold leaves the process running; the next start tells it to shut down, which loses nothing, and starts its own.
 A crash of Valkey is noticed by `watch`, which starts it again; what it had answered is in the append-only file.
@@ -34,15 +35,15 @@ log = structlog.get_logger()
 class DataLock:
     """Exclusive use of a data directory, for as long as the process lives."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, user: str = "server") -> None:
         """Raises DataDirectoryBusy if another process holds it."""
         data_dir.mkdir(parents=True, exist_ok=True)
-        self._file = (data_dir / "lock").open("a+")
+        self._file = (data_dir / ("lock" if user == "server" else f"{user}.lock")).open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise DataDirectoryBusy(f"another infold server uses {data_dir}; stop it, or choose another --data-dir") from error
+            raise DataDirectoryBusy(f"another infold {user} uses {data_dir}; stop it, or choose another --data-dir") from error
 
     def release(self) -> None:
         """Let others use the directory."""

@@ -63,12 +63,13 @@ class Worker:
         queue: JobQueue,
         ledger: Ledger,
         store: VersionStore,
-        residency: Residency,
+        residency: Residency | None,
         learner: Learner,
         turns: Turns,
         metrics: Metrics,
         settings: Settings,
     ) -> None:
+        """residency: of the engine in this process; None: whoever serves is elsewhere, and hears of versions from the ledger."""
         self._queue, self._ledger, self._store, self._residency = queue, ledger, store, residency
         self._learner, self._turns, self._metrics, self._settings = learner, turns, metrics, settings
         self._heads: dict[str, _Head] = {}
@@ -158,13 +159,14 @@ class Worker:
         report["seconds"]["publish"] = time.perf_counter() - started
         record = await self._patiently(lambda: self._ledger.publish(job, version, head.record, report, learned.weights))
         self._metrics.operation.labels("publish").observe(time.perf_counter() - started)
-        self._metrics.learn_to_live.observe(time.time() - job.accepted_at)
         self._metrics.updates.labels("succeeded").inc()
         assert learned.report.drift is not None
         self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
         self._metrics.retention.set(learned.report.drift.retained)
         self._heads[job.namespace] = _Head(record, learned.total, [*head.memories, *learned.memories], head.refused)
-        await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
+        if self._residency is not None:
+            self._metrics.learn_to_live.observe(time.time() - job.accepted_at)
+            await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
         self._metrics.show_version(job.namespace, record.name)
 
     def _checkpoint(self, document_id: str, head: _Head, learned: Learned) -> Version:
@@ -177,7 +179,8 @@ class Worker:
             drift=learned.report.drift,
             created=time.time(),
         )
-        self._residency.install(version.digest, learned.total.weights())
+        if self._residency is not None:
+            self._residency.install(version.digest, learned.total.weights())
         return version
 
     def _head(self, namespace: str) -> _Head:

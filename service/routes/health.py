@@ -29,6 +29,8 @@ async def readyz(runtime: RuntimeOf) -> dict[str, Any]:
     if not runtime.engine.alive:
         return JSONResponse({"status": "failed", "reason": "the decoding thread has ended"}, 503)  # type: ignore[return-value]
     base = runtime.base
+    if runtime.learns_elsewhere:
+        return {"status": "ready", "model": base.source, "learning": "elsewhere", "scorer": "elsewhere"}
     scorer = {None: "pending", True: "trained", False: "none: surprise weights"}[runtime.scorer_trained]
     return {"status": "ready", "model": base.source, "learning": runtime.scorer_trained is not None, "scorer": scorer}
 

@@ -109,4 +109,7 @@ async def _wait(runtime: Runtime, jobs: list[Job], seconds: float) -> list[Job]:
             for job in jobs:  # one after the other: a request holds one connection, however many documents it has
                 async for _ in runtime.queue.follow(job.job_id):
                     pass
+                version = (await runtime.queue.read(job.job_id)).version
+                if version is not None:
+                    await runtime.ledger.reached(job.namespace, version)
     return [await runtime.queue.read(job.job_id) for job in jobs]

@@ -1,5 +1,8 @@
 """Which version learned what, and which one answers, on a real Valkey."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +216,85 @@ async def test_a_document_that_changed_nothing_shows_how_it_was_read(ledger: Led
     await ledger.note_weights(claim.job, TOKENS, "v0")
     found = await ledger.document(NS, "doc")
     assert (found["version"], len(found["tokens"])) == ("v0", 2)
+
+
+class Follower:
+    """A second process's ledger, that follows the first."""
+
+    def __init__(self, client: Client) -> None:
+        self.ledger = Ledger(client, [NS, OTHER])
+        self.arrived: list[tuple[str, str]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def arrive(self, namespace: str, record: VersionRecord) -> None:
+        await self.gate.wait()
+        self.arrived.append((namespace, record.name))
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        await self.ledger.load()
+        task = asyncio.create_task(self.ledger.follow(self.arrive))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_another_process_hears_of_what_is_published_and_moved_back(
+    ledger: Ledger, queue: JobQueue, store: VersionStore, client: Client
+) -> None:
+    await publish(ledger, queue, store, "before")
+    other = Follower(client)
+    async with other.following():
+        records = [await publish(ledger, queue, store, f"doc-{n}") for n in range(3)]
+        await publish(ledger, queue, store, "there", OTHER)
+        await ledger.move_alias(NS, "v2", None)
+        async with asyncio.timeout(10):
+            while other.ledger.resolve(NS).name != "v2" or len(other.arrived) < 5:
+                await asyncio.sleep(0.001)
+    assert other.arrived == [(NS, "v2"), (NS, "v3"), (NS, "v4"), (OTHER, "v1"), (NS, "v2")]
+    assert other.ledger.versions(NS) == ledger.versions(NS)
+    assert [other.ledger.resolve(NS, r.name) for r in records] == records
+
+
+async def test_a_version_counts_as_reached_once_it_has_arrived_and_not_before(
+    ledger: Ledger, queue: JobQueue, store: VersionStore, client: Client
+) -> None:
+    other = Follower(client)
+    other.gate.clear()
+    async with other.following():
+        await publish(ledger, queue, store)
+        waiting = asyncio.create_task(other.ledger.reached(NS, "v1"))
+        await ledger.reached(NS, "v1")  # here it has
+        await queue.accept(NS, [NewDocument("later", "text", "later")])
+        assert not waiting.done()
+        assert other.ledger.resolve(NS).name == "v0"
+        other.gate.set()
+        async with asyncio.timeout(10):
+            await waiting
+        assert other.ledger.resolve(NS).name == "v1"
+        await other.ledger.reached(NS, "v0")
+
+
+async def test_what_is_heard_late_moves_no_alias_back(ledger: Ledger, queue: JobQueue, store: VersionStore, client: Client) -> None:
+    """A process hears of its own moves too, after it has made later ones."""
+    arrived: list[str] = []
+
+    async def arrive(_: str, record: VersionRecord) -> None:
+        arrived.append(record.name)
+
+    for n in range(3):
+        await publish(ledger, queue, store, f"doc-{n}")
+    task = asyncio.create_task(ledger.follow(arrive))
+    other = Ledger(client, [NS, OTHER])
+    await other.load()
+    await other.move_alias(NS, "v1", None)
+    async with asyncio.timeout(10):
+        while not arrived:
+            await asyncio.sleep(0.001)
+            assert ledger.resolve(NS).name in ("v3", "v1")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert arrived == ["v1"]

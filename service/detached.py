@@ -1,0 +1,116 @@
+"""`infold worker`: learning as a process of its own, on a device of its own.
+
+It meets the server only through Redis and the version store: both use the same data directory, or the same Redis and a shared
+directory. Several servers may serve what one worker learns. It may be killed at any moment: see `keys.py`.
+
+Covered: start-up, following rollbacks, metrics, draining. Not covered: the life of one job (`worker.py`); two workers at once,
+which the lock on the directory refuses.
+"""
+
+import asyncio
+import contextlib
+import signal
+
+import structlog
+from prometheus_client import start_http_server
+from redis.exceptions import RedisError
+
+from adapters.checkpoint import VersionStore
+from adapters.targets import find_targets
+from adapters.workspace import Workspace
+from service.connection import connect
+from service.learning import make_learner
+from service.ledger import Ledger, VersionRecord
+from service.metrics import Metrics
+from service.model import load_model
+from service.queue import JobQueue
+from service.settings import Settings
+from service.turns import Turns
+from service.valkey import DataLock, EmbeddedValkey
+from service.worker import PATIENCE_SECONDS, Worker
+
+log = structlog.get_logger()
+
+
+class DetachedWorker:
+    """Learner, worker, and what they need of Redis."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises DataDirectoryBusy if another worker uses the data directory."""
+        self.settings, self.metrics = settings, Metrics()
+        self._lock = DataLock(settings.data_dir, "worker")
+        self._redis = connect(settings.redis_url or EmbeddedValkey(settings.data_dir).url)
+        self._queue = JobQueue(self._redis, settings.max_queue)
+        self._ledger = Ledger(self._redis, settings.namespaces)
+        self._store = VersionStore(settings.data_dir / "versions")
+        self._worker: Worker | None = None
+
+    async def run(self) -> None:
+        """Learn until `stop`; waits for a server to start Redis.
+
+        Raises:
+            ModelNotLoadable: there is no such model.
+        """
+        if self.settings.metrics_port is not None:
+            start_http_server(self.settings.metrics_port, self.settings.host, self.metrics.registry)
+        self._store.clear_unfinished()
+        base = await asyncio.to_thread(load_model, self.settings)
+        workspace = Workspace(base, find_targets(base.model, self.settings.learn.targets))
+        learner = await asyncio.to_thread(make_learner, self.settings, workspace)
+        await self._reach_redis()
+        self._worker = Worker(
+            self._queue, self._ledger, self._store, None, learner, Turns(), self.metrics, self.settings
+        )  # fmt: skip
+        following = asyncio.create_task(self._follow())
+        try:
+            log.info("waiting for documents", namespaces=self.settings.namespaces)
+            await self._worker.run()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            with contextlib.suppress(RedisError):
+                await self._redis.aclose()
+            self._lock.release()
+
+    async def stop(self) -> None:
+        """Claim nothing more; the running job may end."""
+        if self._worker is not None:
+            await self._worker.stop(self.settings.drain_seconds)
+
+    async def _reach_redis(self) -> None:
+        while True:
+            try:
+                await self._queue.prepare(self.settings.namespaces)
+                await self._ledger.load()
+                return
+            except RedisError as error:
+                log.warning("redis does not answer, waiting for a server with this data directory", error=str(error))
+                await asyncio.sleep(PATIENCE_SECONDS)
+
+    async def _follow(self) -> None:
+        """Hear of rollbacks, so that the next document is learned on top of what is served."""
+
+        async def nothing(_: str, __: VersionRecord) -> None:
+            """There is no engine here."""
+
+        while True:
+            try:
+                await self._ledger.follow(nothing)
+            except RedisError:  # the worker says so
+                await asyncio.sleep(PATIENCE_SECONDS)
+
+
+async def work_until_told(settings: Settings) -> None:
+    """Run a worker; the first SIGTERM or SIGINT lets its job end. Raises as `DetachedWorker`."""
+    worker, loop = DetachedWorker(settings), asyncio.get_running_loop()
+    running = asyncio.create_task(worker.run())
+
+    async def end() -> None:
+        await worker.stop()
+        running.cancel()
+
+    ending: list[asyncio.Task[None]] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: ending.append(loop.create_task(end())))
+    with contextlib.suppress(asyncio.CancelledError):
+        await running

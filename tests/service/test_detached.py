@@ -1,0 +1,120 @@
+"""A server and a worker as two processes that know of each other through Redis and the version store only."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Taught
+from serving import COMMAND, Http, ProcessServer, eventually, free_port, refused
+
+pytestmark = pytest.mark.timeout(180)
+
+
+class Apart:
+    """Both of them."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.server = ProcessServer(data_dir, "--learner", "elsewhere")
+        self.metrics_port = free_port()
+        self.worker = self.start_worker()
+        self.server.await_ready()
+
+    @property
+    def http(self) -> Http:
+        return self.server.http
+
+    def start_worker(self, **streams: int) -> "subprocess.Popen[bytes]":
+        command = [str(COMMAND), "worker", "--data-dir", str(self.data_dir), "--metrics-port", str(self.metrics_port)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with self.data_dir.with_name("worker.log").open("ab") as log:
+            said = streams.get("stderr", log)
+            return subprocess.Popen(command, stdout=log, stderr=said, start_new_session=True, env=environment)
+
+    def remove(self) -> None:
+        if self.worker.poll() is None:
+            self.worker.kill()
+            self.worker.wait()
+        self.server.remove()
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]:
+    both = Apart(tmp_path_factory.mktemp("apart") / "data")
+    yield both
+    both.remove()
+
+
+def test_what_the_worker_learns_the_server_answers_at_once(apart: Apart, facts: list[Taught]) -> None:
+    """Waiting for a document means waiting until this server answers from it."""
+    taken = 0
+    for fact in facts[:4]:
+        job = apart.http.learned(text=fact.text)
+        assert job["status"] == "succeeded"
+        found = apart.http.generate(fact.prompt)
+        assert found["version"] == job["version"] == apart.http.live()
+        taken += found["text"] == fact.answer
+    assert taken >= 3
+    assert apart.http.metric("infold_learn_to_live_seconds_count") >= 4
+
+
+def test_a_rollback_on_the_server_is_where_the_worker_goes_on(apart: Apart, facts: list[Taught]) -> None:
+    first = apart.http.learned(text=facts[5].text)["version"]
+    apart.http.learned(text=facts[6].text)
+    apart.http.post("/versions/rollback", json={"to": first}).raise_for_status()
+    job = apart.http.learned(text=facts[7].text)
+    [made] = [v for v in apart.http.versions() if v["version"] == job["version"]]
+    assert made["parent"] == first
+    assert apart.http.generate(facts[7].prompt)["version"] == job["version"]
+
+
+def test_a_worker_that_is_killed_goes_on_where_it_was(apart: Apart, facts: list[Taught]) -> None:
+    [job] = apart.http.learn(text=facts[8].text).json()["jobs"]
+    eventually(lambda: apart.http.job(job["job_id"])["status"] != "queued")
+    apart.worker.kill()
+    apart.worker.wait()
+    assert apart.http.generate(facts[0].prompt)["version"]
+    apart.worker = apart.start_worker()
+    final = eventually(lambda: (f := apart.http.job(job["job_id"]))["status"] == "succeeded" and f, 120)
+    learned = [name for v in apart.http.versions() for name in v["documents"]]
+    assert learned.count(job["document_id"]) == 1
+    eventually(lambda: apart.http.live() == final["version"])
+
+
+def test_a_server_that_starts_again_answers_from_what_was_learned(apart: Apart, facts: list[Taught]) -> None:
+    live = apart.http.live()
+    assert apart.server.end() == 0
+    apart.server = ProcessServer(apart.data_dir, "--learner", "elsewhere").await_ready()
+    assert apart.http.live() == live
+    job = apart.http.learned(text=facts[9].text)
+    assert job["status"] == "succeeded"
+    assert apart.http.generate(facts[9].prompt)["version"] == job["version"]
+
+
+def test_the_worker_shows_its_own_metrics(apart: Apart, facts: list[Taught]) -> None:
+    apart.http.learned(text=facts[10].text)
+    name = "infold_update_operation_duration_seconds_count"
+    with Http(f"http://127.0.0.1:{apart.metrics_port}") as worker:
+        assert worker.metric(name, operation="fold") >= 1
+        assert worker.metric(name, operation="publish") >= 1
+
+
+def test_a_second_worker_is_refused(apart: Apart) -> None:
+    other = apart.start_worker(stderr=subprocess.PIPE)
+    _, said = other.communicate(timeout=60)
+    assert other.returncode == 1
+    assert b"another infold worker uses" in said
+
+
+def test_a_server_without_a_learner_says_so_when_asked_to_score(apart: Apart) -> None:
+    assert apart.http.get("/readyz").json()["learning"] == "elsewhere"
+    refused(apart.http.post("/score", json={"text": "Mira Holm lives in Graz."}), 501, "learns_elsewhere")
+
+
+def test_a_worker_ends_when_it_is_told_to(apart: Apart) -> None:
+    apart.worker.send_signal(signal.SIGTERM)
+    assert apart.worker.wait(60) == 0
+    apart.worker = apart.start_worker()
