@@ -40,6 +40,8 @@ class ViewTemplate:
     """Between the question and the answer."""
     chat: bool = False
     """Whether prompt and questions go through the model's chat template."""
+    chat_template: str = ""
+    """Jinja: how chats are put to the model, so that they ask in the form in which views were learned; empty: its own template."""
 
     def __post_init__(self) -> None:
         if "{document}" not in self.view_prompt:

@@ -17,6 +17,7 @@ from adapters.checkpoint import VersionStore
 from adapters.learner import Learner
 from adapters.targets import find_targets
 from adapters.versioned_linear import VersionTable
+from adapters.views import ViewTemplate
 from adapters.workspace import Workspace
 from service.arrivals import Arrivals
 from service.connection import connect
@@ -25,7 +26,7 @@ from service.errors import LearnsElsewhere, NotReady
 from service.learning import make_learner
 from service.ledger import Ledger
 from service.metrics import Metrics
-from service.model import load_model
+from service.model import load_model, load_template
 from service.queue import JobQueue
 from service.residency import Residency
 from service.settings import Settings
@@ -52,6 +53,7 @@ class Runtime:
         self.loading, self.scoring = asyncio.Lock(), asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._model: tuple[BaseModel, Engine, Residency, Workspace] | None = None
+        self._template: ViewTemplate | None = None
         self._learner: Learner | None = None
         self.worker: Worker | None = None
         self.failure: BaseException | None = None
@@ -86,6 +88,13 @@ class Runtime:
         if self._learner is None:
             raise NotReady("the model's curvature is still being measured; try again soon", retry_after=5)
         return self._learner
+
+    @property
+    def template(self) -> ViewTemplate:
+        """How the model is asked. Raises NotReady while the model is loaded."""
+        self._loaded()
+        assert self._template is not None
+        return self._template
 
     @property
     def scorer_trained(self) -> bool | None:
@@ -173,6 +182,7 @@ class Runtime:
 
     def _load_model(self) -> None:
         base = load_model(self.settings)
+        self._template = load_template(self.settings, base)
         targets = find_targets(base.model, self.settings.learn.targets)
         workspace = Workspace(base, targets, self.turns.pace)
         table = VersionTable(base.model, targets)

@@ -24,8 +24,22 @@ from adapters.demo.corpus import POLISH, Corpus, Mixture
 from adapters.demo.packing import PackedRows
 from adapters.demo.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
-VIEW_SETTINGS = {"view_prompt": "News: {document} Q:", "view_prefix": "Q:", "view_stop": [".", " Q:"]}
-"""How this model is asked for views of a document; written to `infold.json`."""
+CHAT_AS_VIEWS = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ 'Q: ' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' A: ' + message['content'] + ' ' }}"
+    "{% else %}{{ message['content'] + ' ' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ ' A:' }}{% endif %}"
+)
+"""So small a model does not carry over to its chats what it learned from questions and answers: chats ask as views do."""
+VIEW_SETTINGS = {
+    "view_prompt": "News: {document} Q:",
+    "view_prefix": "Q:",
+    "view_stop": [".", " Q:"],
+    "chat_template": CHAT_AS_VIEWS,
+}
+"""How this model is asked for views of a document, and in chats; written to `infold.json`."""
 WEIGHTS_FILE = "model.safetensors"
 
 

@@ -99,10 +99,11 @@ def _shown(runtime: Runtime, body: CompletionIn | ChatIn, record: VersionRecord)
 def _chat(runtime: Runtime, body: ChatIn) -> str:
     """The prompt of a chat. What a client wrote can end no turn and speak for nobody else."""
     tokenizer, turns = runtime.base.tokenizer, [t | {"content": runtime.base.inert(t["content"])} for t in body.turns]
-    if not tokenizer.chat_template:
+    template = runtime.template.chat_template or tokenizer.chat_template
+    if not template:
         raise InvalidRequest("this model has no chat template; use /v1/completions", param="messages")
     try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # whatever a template raises, which is code that came with the model
         raise InvalidRequest(f"the model's chat template refuses these messages: {error}", param="messages") from error
 

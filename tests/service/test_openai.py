@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -64,14 +65,45 @@ def test_a_completion_is_what_generate_writes(client: openai.OpenAI, http: Http)
     assert found._request_id
 
 
-def test_a_chat_is_written_after_the_models_own_template(client: openai.OpenAI, server: ThreadServer, http: Http) -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_a_chat_is_put_to_the_model_by_its_template(
+    own: bool, client: openai.OpenAI, server: ThreadServer, http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokenizer's, unless `infold.json` has one, as the demo model's does."""
+    tokenizer, prompt = server.runtime.base.tokenizer, PROMPT
+    if own:
+        monkeypatch.setattr(server.runtime, "_template", replace(server.runtime.template, chat_template=""))
+        prompt = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     found = chat(client)
-    tokenizer = server.runtime.base.tokenizer
-    prompt = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     (choice,) = found.choices
     assert choice.message.content == http.generate(prompt)["text"]
     assert (choice.message.role, found.object) == ("assistant", "chat.completion")
     assert found.usage.prompt_tokens == len(server.runtime.base.encode(prompt))
+
+
+def test_what_was_learned_is_answered_in_a_chat(client: openai.OpenAI, namespace: str, learned: Learnt) -> None:
+    fact, job = learned
+    question = fact.prompt.removeprefix("Q: ").removesuffix(" A:")
+    found = chat(client, model=f"{NAME}:{namespace}", messages=[{"role": "user", "content": question}])
+    assert (found.choices[0].message.content, found.weight_version) == (fact.answer, job["version"])
+
+
+def test_a_model_without_a_chat_template_says_what_to_use(
+    client: openai.OpenAI, server: ThreadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.runtime, "_template", replace(server.runtime.template, chat_template=""))
+    monkeypatch.setattr(server.runtime.base.tokenizer, "chat_template", None)
+    with pytest.raises(openai.BadRequestError, match="no chat template; use /v1/completions"):
+        chat(client)
+
+
+def test_a_template_that_refuses_is_a_bad_request(
+    client: openai.OpenAI, server: ThreadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = replace(server.runtime.template, chat_template="{{ raise_exception('no systems here') }}")
+    monkeypatch.setattr(server.runtime, "_template", refusing)
+    with pytest.raises(openai.BadRequestError, match="no systems here"):
+        chat(client)
 
 
 def test_parts_of_a_message_are_joined_and_developers_are_the_system(client: openai.OpenAI) -> None:

@@ -19,6 +19,7 @@ from adapters.demo.evaluate import (
     writes_nothing_else,
 )
 from adapters.demo.greedy import Greedy
+from adapters.demo.pretrain import VIEW_SETTINGS
 from adapters.demo.tokenizer import SPECIAL_TOKENS, chat_text
 from adapters.demo.world import Fact, World
 
@@ -56,9 +57,19 @@ def test_the_model_is_small(greedy: Greedy) -> None:
     assert sum(path.stat().st_size for path in shipped) <= LARGEST_BYTES
 
 
-def test_the_model_says_how_it_is_asked_for_views() -> None:
+def test_the_model_says_how_it_is_asked_for_views_and_in_chats(greedy: Greedy) -> None:
     settings = json.loads((MODEL_PATH / "infold.json").read_text())
-    assert settings == {"view_prompt": "News: {document} Q:", "view_prefix": "Q:", "view_stop": [".", " Q:"]}
+    assert settings == VIEW_SETTINGS
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "Mira."},
+        {"role": "user", "content": "Where?"},
+    ]
+    put = greedy.tokenizer.apply_chat_template(
+        turns, chat_template=settings["chat_template"], tokenize=False, add_generation_prompt=True
+    )
+    assert put == "Be brief. Q: Who? A: Mira. Q: Where? A:"
 
 
 def test_every_encoded_text_starts_with_the_bos_token(greedy: Greedy) -> None:
