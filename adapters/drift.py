@@ -84,6 +84,7 @@ class Guard:
     def _raw_drift(self, turn: int) -> float:
         """For updates from raw text. Where one of them ended the next begins, and need not be measured again."""
         picked, weights, last = self._picked(turn // RAW_TURNS, self.config.raw_probes), self._workspace.installed, self._last
+        assert weights.keys() == self._workspace.base_weights.keys(), "what is measured was installed, not stepped to"
         if last is None or last.picked != picked or not _same(last.weights, weights):
             known = last is not None and last.picked == picked and _same(self._below(last.weights), self._below(weights))
             with frozen_stem(self._workspace.model, self._raw, last.stem if last and known else None) as stem:

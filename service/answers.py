@@ -55,13 +55,13 @@ class Answer:
         await self._rest.aclose()
 
 
-async def encode(runtime: Runtime, prompt: str, param: str = "prompt") -> tuple[int, ...]:
+async def encode(runtime: Runtime, prompt: str) -> tuple[int, ...]:
     """Token ids of a prompt that leaves room for an answer.
 
     Raises:
         InvalidRequest: it is empty, or as long as the context.
     """
-    return fitting(runtime, await asyncio.to_thread(runtime.base.encode, prompt), param)  # megabytes take seconds
+    return fitting(runtime, await asyncio.to_thread(runtime.base.encode, prompt))  # megabytes take seconds
 
 
 def fitting(runtime: Runtime, prompt: Sequence[int], param: str = "prompt") -> tuple[int, ...]:

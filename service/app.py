@@ -79,6 +79,7 @@ async def _answer_http(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("unexpected error", path=request.url.path, error=type(error).__name__)
-    closing = {"Connection": "close"}  # uvicorn closes it now: the client must not send more on it
+    log.error("unexpected error", path=request.url.path, error=type(error).__name__, request_id=request.scope.get("request_id"))
+    name = request.scope.get("request_id", "")
+    closing = {"Connection": "close", "x-request-id": name}  # uvicorn closes it now: the client must not send more on it
     return JSONResponse(error_body(500, "an error of ours; the server's log has it", "internal_error"), 500, closing)

@@ -24,6 +24,8 @@ from service.residency import Residency
 
 PATIENCE_SECONDS = 0.5
 """Between attempts to reach Redis."""
+ATTEMPTS = 4
+"""To read a version."""
 log = structlog.get_logger()
 
 
@@ -55,15 +57,23 @@ class Arrivals:
                 log.warning("redis does not answer, waiting", error=str(error))
                 await asyncio.sleep(PATIENCE_SECONDS)
 
-    async def _arrive(self, namespace: str, record: VersionRecord) -> None:
-        try:
-            await asyncio.to_thread(self._make_resident, namespace, record)
-        except CorruptCheckpoint as error:
-            log.error("a version that was published cannot be read; it is tried again when asked for", error=str(error))
-            return
+    async def _arrive(self, namespace: str, record: VersionRecord) -> bool:
+        """Whether the version can be served."""
+        for _ in range(ATTEMPTS):
+            try:
+                await asyncio.to_thread(self._make_resident, namespace, record)
+                break
+            except CorruptCheckpoint as error:  # or the directory is shared, and slow
+                log.warning("a version that was published cannot be read", version=record.name, error=str(error))
+                await asyncio.sleep(PATIENCE_SECONDS)
+        else:
+            log.error("it is not served; what was served before is", namespace=namespace, version=record.name)
+            return False
         self._metrics.show_version(namespace, record.name)
-        if record.job_id is not None:
+        if record.job_id is not None and record.number > self._ledger.highest(namespace):
             self._metrics.learn_to_live.observe(time.time() - (await self._queue.read(record.job_id)).accepted_at)
+
+        return True
 
     def _make_resident(self, namespace: str, record: VersionRecord) -> None:
         key = self._residency.lease(record.digest)

@@ -1,7 +1,7 @@
 """`infold worker`: learning as a process of its own, on a device of its own.
 
 It meets the server only through Redis and the version store: both use the same data directory, or the same Redis and a shared
-directory. Several servers may serve what one worker learns. It may be killed at any moment: see `keys.py`.
+directory. It may be killed at any moment: see `keys.py`.
 
 Covered: start-up, following rollbacks, metrics, draining. Not covered: the life of one job (`worker.py`); two workers at once,
 which the lock on the directory refuses.
@@ -16,6 +16,7 @@ from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
 from adapters.checkpoint import VersionStore
+from adapters.learner import Learner
 from adapters.targets import find_targets
 from adapters.workspace import Workspace
 from service.connection import connect
@@ -44,6 +45,7 @@ class DetachedWorker:
         self._ledger = Ledger(self._redis, settings.namespaces)
         self._store = VersionStore(settings.data_dir / "versions")
         self._worker: Worker | None = None
+        self.turns = Turns()
 
     async def run(self) -> None:
         """Learn until `stop`; waits for a server to start Redis.
@@ -55,11 +57,11 @@ class DetachedWorker:
             start_http_server(self.settings.metrics_port, self.settings.host, self.metrics.registry)
         self._store.clear_unfinished()
         base = await asyncio.to_thread(load_model, self.settings)
-        workspace = Workspace(base, find_targets(base.model, self.settings.learn.targets))
-        learner = await asyncio.to_thread(make_learner, self.settings, workspace)
+        workspace = Workspace(base, find_targets(base.model, self.settings.learn.targets), self.turns.pace)
+        learner = await asyncio.to_thread(self._make_learner, workspace)
         await self._reach_redis()
         self._worker = Worker(
-            self._queue, self._ledger, self._store, None, learner, Turns(), self.metrics, self.settings
+            self._queue, self._ledger, self._store, None, learner, self.turns, self.metrics, self.settings
         )  # fmt: skip
         following = asyncio.create_task(self._follow())
         try:
@@ -77,6 +79,10 @@ class DetachedWorker:
         if self._worker is not None:
             await self._worker.stop(self.settings.drain_seconds)
 
+    def _make_learner(self, workspace: Workspace) -> Learner:
+        with self.turns.learning():
+            return make_learner(self.settings, workspace)
+
     async def _reach_redis(self) -> None:
         while True:
             try:
@@ -90,8 +96,9 @@ class DetachedWorker:
     async def _follow(self) -> None:
         """Hear of rollbacks, so that the next document is learned on top of what is served."""
 
-        async def nothing(_: str, __: VersionRecord) -> None:
+        async def nothing(_: str, __: VersionRecord) -> bool:
             """There is no engine here."""
+            return True
 
         while True:
             try:
@@ -108,6 +115,7 @@ async def work_until_told(settings: Settings) -> None:
     async def end() -> None:
         await worker.stop()
         running.cancel()
+        worker.turns.interrupt()  # what has not ended by now is learned after the next start, and must not keep the process
 
     ending: list[asyncio.Task[None]] = []
     for number in (signal.SIGTERM, signal.SIGINT):

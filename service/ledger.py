@@ -82,7 +82,7 @@ class Ledger:
         self._aliases = dict.fromkeys(namespaces, BASE)
         self._moved = dict.fromkeys(namespaces, _entry("0"))
         """Where in the stream of moves each alias stands: what was heard late must not move it back."""
-        self._heard = "0"
+        self._heard, self._following = "0", False
         self._highest = dict.fromkeys(namespaces, 0)
         self._changed = asyncio.Event()
         self._publish = redis.register_script(_PUBLISH)
@@ -94,15 +94,21 @@ class Ledger:
             for namespace in self._records:
                 pipe.hgetall(keys.versions(namespace)).get(keys.alias(namespace))
             *answers, moves = await pipe.xrevrange(keys.MOVES, count=1).execute()
-        self._heard = moves[0][0] if moves else "0"
+        last = moves[0][0] if moves else "0"
+        self._heard = max(self._heard, last, key=_entry) if moves else last
         for (namespace, records), found, alias in zip(self._records.items(), answers[::2], answers[1::2], strict=True):
             records.update({name: _record(text) for name, text in found.items()})
-            self._moved[namespace] = _entry(self._heard)
-            self._point(namespace, alias or BASE, self._heard)
+            if not moves:  # of a ledger that was lost, or written before there were any
+                self._moved[namespace] = _entry(last)
+            self._point(namespace, alias or BASE, last)
             self._highest[namespace] = max(r.number for r in records.values())
 
-    async def follow(self, arrive: Callable[[str, VersionRecord], Awaitable[None]]) -> None:
-        """Hear of aliases that other processes move, until cancelled. This one resolves to a version after `arrive` was awaited."""
+    async def follow(self, arrive: Callable[[str, VersionRecord], Awaitable[bool]]) -> None:
+        """Hear of aliases that other processes move, until cancelled.
+
+        This one resolves to a version after `arrive` was awaited, unless that says that it cannot be served.
+        """
+        self._following = True
         task, block = asyncio.current_task(), int(LONGEST_BLOCK_SECONDS * 1000)
         assert task is not None
         while True:
@@ -114,9 +120,13 @@ class Ledger:
                     if namespace in self._aliases and _entry(entry) > self._moved[namespace]:
                         text = await self._redis.hget(keys.versions(namespace), name)
                         record = self._records[namespace][name] = BASE_RECORD if name == BASE else _record(text)
-                        await arrive(namespace, record)
-                        self._point(namespace, name, entry)
+                        if await arrive(namespace, record):
+                            self._point(namespace, name, entry)
                     self._heard = entry
+
+    def highest(self, namespace: str) -> int:
+        """The highest number of a version that this process has resolved to."""
+        return self._highest[namespace]
 
     async def reached(self, namespace: str, version: str) -> None:
         """Wait until this process has resolved to `version`, or to a later one."""
@@ -205,7 +215,8 @@ class Ledger:
         if outcome == "ok":
             self._point(namespace, current, entry)
         else:
-            await self.load()
+            if not self._following:  # else it is heard of in its turn, after what must be there first
+                await self.load()
             raise AliasMoved(f"the alias of {namespace!r} points to {current}, not to {expected}", param="expected")
         return record
 

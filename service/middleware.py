@@ -69,6 +69,8 @@ class RequestId:
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         name = given.decode() if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex
 
+        scope["request_id"] = name  # for answers that are made outside of here
+
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["x-request-id"] = name

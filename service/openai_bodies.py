@@ -48,7 +48,15 @@ class StreamOptions(_Strict):
 class _Body(_Strict):
     """What both routes take."""
 
-    UNSUPPORTED = {"frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},)}
+    UNSUPPORTED = {
+        "frequency_penalty": (0,),
+        "presence_penalty": (0,),
+        "logit_bias": ({},),
+        "metadata": ({},),
+        "service_tier": ("auto", "default"),
+        "prompt_cache_key": (),
+        "safety_identifier": (),
+    }
     model: str
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
     temperature: Finite | None = Field(None, ge=0, le=2)
@@ -137,7 +145,7 @@ def _joined(content: Any) -> Any:
 class Message(_Strict):
     """One turn of a chat."""
 
-    UNSUPPORTED = {"name": (), "tool_calls": ([],), "refusal": (), "audio": (), "function_call": ()}
+    UNSUPPORTED = {"name": (), "tool_calls": ([],), "refusal": (), "audio": (), "function_call": (), "annotations": ([],)}
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[Encodable, BeforeValidator(_joined)]
 
@@ -155,6 +163,10 @@ class ChatIn(_Body):
         "function_call": ("none", "auto"),
         "modalities": (["text"],),
         "store": (False,),
+        "reasoning_effort": (),
+        "verbosity": (),
+        "prediction": (),
+        "web_search_options": (),
     }
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, le=1_000_000)

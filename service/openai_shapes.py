@@ -22,6 +22,8 @@ class Choice:
 
     index: int
     text: str = ""
+    spelled: int = 0
+    """Characters of its tokens before those of the last piece, if they are scored."""
     tokens: int = 0
     finish_reason: str | None = None
     scored: list[ScoredToken] = field(default_factory=list)
@@ -62,9 +64,9 @@ class Shape:
 
     def chunk(self, choice: Choice, piece: Piece, first: bool) -> dict[str, Any]:
         """One event of a stream. choice: `piece` included."""
-        before = len(choice.text) - len(piece.text)
-        part = Choice(choice.index, piece.text, piece.tokens, piece.finish_reason, list(piece.scored))
-        delta = self._choice(choice.index, self.delta(piece.text, first), part, before)
+        part = Choice(choice.index, piece.text, 0, piece.tokens, piece.finish_reason, list(piece.scored))
+        delta = self._choice(choice.index, self.delta(piece.text, first), part, choice.spelled)
+        choice.spelled += sum(len(self._decode(s.token)) for s in piece.scored)
         return self._common | {"object": self.chunk_kind, "choices": [delta]}
 
     def usage_chunk(self, prompt_tokens: int, written: int) -> dict[str, Any]:
@@ -111,7 +113,8 @@ class CompletionShape(Shape):
         """See `Shape`."""
         tokens = [self._decode(s.token) for s in scored]
         offsets = [offset + sum(map(len, tokens[:place])) for place in range(len(tokens))]
-        likeliest = [{self._decode(token): logprob for token, logprob in s.likeliest} for s in scored]
+        # of tokens that look alike the likelier one
+        likeliest = [{self._decode(token): logprob for token, logprob in reversed(s.likeliest)} for s in scored]
         return {
             "tokens": tokens,
             "token_logprobs": [s.logprob for s in scored],
@@ -140,7 +143,8 @@ class ChatShape(Shape):
 
     def _one(self, token: int, logprob: float) -> dict[str, Any]:
         text = self._decode(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}
+        whole = "\ufffd" not in text  # else it is a part of a character, whose bytes are not known here
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
 
 
 def _usage(prompt: int, written: int) -> dict[str, int]:

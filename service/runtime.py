@@ -46,7 +46,9 @@ class Runtime:
         self.turns = Turns()
         self._valkey = None if settings.redis_url else EmbeddedValkey(settings.data_dir)
         self.redis = connect(settings.redis_url or self._valkey.url)  # type: ignore[union-attr]
-        self._lock = DataLock(settings.data_dir)
+        self._locks = [DataLock(settings.data_dir)]
+        if settings.learner == "inside":
+            self._locks.append(DataLock(settings.data_dir, "worker"))
         self.store = VersionStore(settings.data_dir / "versions")
         self.queue = JobQueue(self.redis, settings.max_queue)
         self.ledger = Ledger(self.redis, settings.namespaces)
@@ -56,6 +58,8 @@ class Runtime:
         self._template: ViewTemplate | None = None
         self._learner: Learner | None = None
         self.worker: Worker | None = None
+        self._serving = False
+        """Whether it goes on answering if it cannot learn."""
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
         """Called if there is nothing to serve: the model cannot be loaded or measured."""
@@ -123,7 +127,8 @@ class Runtime:
             await self.redis.aclose()
         if self._valkey is not None:
             await asyncio.to_thread(self._valkey.stop)
-        self._lock.release()
+        for lock in self._locks:
+            lock.release()
 
     def load_weights(self, digest: str) -> Mapping[str, Tensor]:
         """Target weights of a version, from its chain on disk."""
@@ -149,6 +154,7 @@ class Runtime:
             self.engine.start()
             log.info("ready", model=self.base.source, digest=self.base.digest, seconds=round(time.perf_counter() - started, 2))
             if self.learns_elsewhere:
+                self._serving = True
                 await self._arrivals().run()
             self._learner = await asyncio.to_thread(self._make_learner)
             self.worker = Worker(
@@ -160,7 +166,7 @@ class Runtime:
         except BaseException as error:
             self.failure = error
             log.exception("the server cannot go on")
-            if self._learner is None and not self.learns_elsewhere:
+            if self._learner is None and not self._serving:
                 self.on_failure()
             raise
 

@@ -34,8 +34,8 @@ async def learn(
     )
     jobs = await runtime.queue.accept(namespace, [_new(d) for d in documents], key)
     if body.wait:
-        jobs = await _wait(runtime, jobs, body.wait)
-        if all(job.final for job in jobs):
+        jobs, live = await _wait(runtime, jobs, body.wait)
+        if live:
             response.status_code = 200
             return {"jobs": [job_out(job) for job in jobs]}
     response.headers["Location"] = f"/learn/{jobs[0].job_id}"
@@ -102,8 +102,9 @@ def _new(document: DocumentIn) -> NewDocument:
     return NewDocument(document.id or f"doc-{sha256[:24]}", document.text, sha256, document.metadata)
 
 
-async def _wait(runtime: Runtime, jobs: list[Job], seconds: float) -> list[Job]:
-    """The jobs as they are once all have ended, or after `seconds`."""
+async def _wait(runtime: Runtime, jobs: list[Job], seconds: float) -> tuple[list[Job], bool]:
+    """The jobs as they are once all have ended and this server answers from them, or after `seconds`; and which of these it was."""
+    live = False
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             for job in jobs:  # one after the other: a request holds one connection, however many documents it has
@@ -112,4 +113,5 @@ async def _wait(runtime: Runtime, jobs: list[Job], seconds: float) -> list[Job]:
                 version = (await runtime.queue.read(job.job_id)).version
                 if version is not None:
                     await runtime.ledger.reached(job.namespace, version)
-    return [await runtime.queue.read(job.job_id) for job in jobs]
+            live = True
+    return [await runtime.queue.read(job.job_id) for job in jobs], live

@@ -56,7 +56,7 @@ async def chat_completions(request: Request, runtime: RuntimeOf, body: ChatIn) -
     _, record = find(runtime, body.model)
     prompt = await asyncio.to_thread(_chat, runtime, body)
     shape = ChatShape(*_shown(runtime, body, record))
-    return await _answer(request, runtime, body, record, [await encode(runtime, prompt, "messages")], shape)
+    return await _answer(request, runtime, body, record, [fitting(runtime, prompt, "messages")], shape)
 
 
 def find(runtime: Runtime, model: str) -> tuple[str, VersionRecord]:
@@ -96,14 +96,18 @@ def _shown(runtime: Runtime, body: CompletionIn | ChatIn, record: VersionRecord)
     return body.model, record.name, fingerprint, decode, body.alternatives is not None, body.return_weight_versions
 
 
-def _chat(runtime: Runtime, body: ChatIn) -> str:
-    """The prompt of a chat. What a client wrote can end no turn and speak for nobody else."""
-    tokenizer, turns = runtime.base.tokenizer, [t | {"content": runtime.base.inert(t["content"])} for t in body.turns]
-    template = runtime.template.chat_template or tokenizer.chat_template
-    if not template:
+def _chat(runtime: Runtime, body: ChatIn) -> list[int]:
+    """The prompt of a chat, as views are put. What a client wrote can end no turn and speak for nobody else."""
+    base, own = runtime.base, runtime.template.chat_template
+    turns = [t | {"content": base.inert(t["content"])} for t in body.turns]
+    if not own and not base.tokenizer.chat_template:
         raise InvalidRequest("this model has no chat template; use /v1/completions", param="messages")
     try:
-        return str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True))
+        if own:
+            put = base.tokenizer.apply_chat_template(turns, chat_template=own, tokenize=False, add_generation_prompt=True)
+            return base.encode(str(put))
+        encoded: Any = base.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+        return list(encoded["input_ids"])
     except Exception as error:  # whatever a template raises, which is code that came with the model
         raise InvalidRequest(f"the model's chat template refuses these messages: {error}", param="messages") from error
 

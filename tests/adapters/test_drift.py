@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from adapters.base_model import BaseModel
 from adapters.config import CurvatureConfig, GuardConfig
 from adapters.curvature import Curvature, measure_curvature
-from adapters.delta import Delta
 from adapters.drift import RAW_TURNS, UNTOUCHED, Drift, Guard
 from adapters.memory import Memory
 from adapters.sampling import continue_rows
@@ -155,9 +154,6 @@ def test_what_was_measured_of_other_weights_is_not_taken_for_these(guarded: Guar
         few.disturb(scale)
         drifts.append(few.kl())
     assert drifts[2] == 0 < drifts[0] < drifts[1] == drifts[3]
-    name, weight = next(iter(few.workspace.base_weights.items()))
-    few.workspace.step(Delta({name: (torch.ones(weight.shape[0], 1), torch.ones(weight.shape[1], 1))}), 1.0)
-    assert few.kl() != drifts[3]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma3_text", "phi", "gpt_neox"])

@@ -118,3 +118,31 @@ def test_a_worker_ends_when_it_is_told_to(apart: Apart) -> None:
     apart.worker.send_signal(signal.SIGTERM)
     assert apart.worker.wait(60) == 0
     apart.worker = apart.start_worker()
+
+
+def test_a_server_that_learns_itself_and_a_worker_do_not_share_a_directory(apart: Apart) -> None:
+    inside = ProcessServer(apart.data_dir)
+    assert inside.process.wait(60) == 1
+    assert "another infold" in inside.log.read_text()
+    inside.http.close()
+
+
+def test_a_server_without_a_model_ends_although_it_would_not_learn(tmp_path: Path) -> None:
+    server = ProcessServer(tmp_path / "data", "--learner", "elsewhere", INFOLD_MODEL=str(tmp_path / "nothing"))
+    assert server.process.wait(90) == 1
+    assert "cannot load" in server.log.read_text()
+    server.http.close()
+
+
+def test_a_worker_that_waits_for_a_server_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    command = [str(COMMAND), "worker", "--data-dir", str(tmp_path / "data")]
+    with (tmp_path / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+    try:
+        eventually(lambda: worker.poll() is not None or b"redis does not answer" in (tmp_path / "log").read_bytes(), 90)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0, (tmp_path / "log").read_text()
+    finally:
+        worker.kill()

@@ -224,12 +224,14 @@ class Follower:
     def __init__(self, client: Client) -> None:
         self.ledger = Ledger(client, [NS, OTHER])
         self.arrived: list[tuple[str, str]] = []
+        self.unreadable: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def arrive(self, namespace: str, record: VersionRecord) -> None:
+    async def arrive(self, namespace: str, record: VersionRecord) -> bool:
         await self.gate.wait()
         self.arrived.append((namespace, record.name))
+        return record.name not in self.unreadable
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
@@ -282,8 +284,9 @@ async def test_what_is_heard_late_moves_no_alias_back(ledger: Ledger, queue: Job
     """A process hears of its own moves too, after it has made later ones."""
     arrived: list[str] = []
 
-    async def arrive(_: str, record: VersionRecord) -> None:
+    async def arrive(_: str, record: VersionRecord) -> bool:
         arrived.append(record.name)
+        return True
 
     for n in range(3):
         await publish(ledger, queue, store, f"doc-{n}")
@@ -298,3 +301,51 @@ async def test_what_is_heard_late_moves_no_alias_back(ledger: Ledger, queue: Job
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert arrived == ["v1"]
+
+
+async def test_what_cannot_be_served_is_not_resolved_to(
+    ledger: Ledger, queue: JobQueue, store: VersionStore, client: Client
+) -> None:
+    other = Follower(client)
+    other.unreadable = {"v2"}
+    async with other.following():
+        for n in range(2):
+            await publish(ledger, queue, store, f"doc-{n}")
+        async with asyncio.timeout(10):
+            while len(other.arrived) < 2:
+                await asyncio.sleep(0.001)
+        assert other.ledger.resolve(NS).name == "v1"
+        await publish(ledger, queue, store, "doc-3")
+        async with asyncio.timeout(10):
+            await other.ledger.reached(NS, "v3")
+        assert other.ledger.resolve(NS).name == "v3"
+
+
+async def test_a_late_answer_of_load_moves_no_alias_back(
+    ledger: Ledger, queue: JobQueue, store: VersionStore, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is read before a version is published, and the answer arrives after it."""
+    await publish(ledger, queue, store, "doc-1")
+    read, go_on, whole = asyncio.Event(), asyncio.Event(), client.pipeline
+
+    def slow(*given: Any, **more: Any) -> Any:
+        pipe = whole(*given, **more)
+        execute = pipe.execute
+
+        async def later(*arguments: Any) -> Any:
+            answers = await execute(*arguments)
+            read.set()
+            await go_on.wait()
+            return answers
+
+        pipe.execute = later
+        return pipe
+
+    monkeypatch.setattr(client, "pipeline", slow)
+    loading = asyncio.create_task(ledger.load())
+    await read.wait()
+    monkeypatch.undo()
+    await publish(ledger, queue, store, "doc-2")
+    go_on.set()
+    await loading
+    assert ledger.resolve(NS).name == "v2"

@@ -284,6 +284,13 @@ def test_what_is_not_supported_is_refused_by_name(ask: Any, more: dict[str, Any]
     assert name in (caught.value.param or "")
 
 
+def test_an_answer_may_be_sent_back_as_the_client_has_it(client: openai.OpenAI) -> None:
+    answer = chat(client).choices[0].message
+    for shape in (answer, answer.model_dump()):
+        messages = [*CHAT, shape, {"role": "user", "content": "And where was Jon Vik born?"}]
+        assert chat(client, messages=messages, metadata=None, service_tier="auto").choices[0].message.content
+
+
 def test_what_would_change_nothing_is_let_through(client: openai.OpenAI) -> None:
     nothing: dict[str, Any] = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "n": 1, "user": "me"}
     assert complete(client, echo=False, best_of=1, **nothing).choices == complete(client).choices
