@@ -111,7 +111,7 @@ def _is_setting(variable: str) -> bool:
         if inner is None:
             return False
         nested = getattr(inner, "annotation", None) or inner.type
-        fields = nested.__dataclass_fields__
+        fields = getattr(nested, "__dataclass_fields__", {})  # none: not nested
     return name in fields
 
 
