@@ -17,13 +17,12 @@ from torch import Tensor
 from adapters.checkpoint import VersionStore
 from adapters.delta import DeltaSum
 from adapters.errors import CorruptCheckpoint
+from service.connection import PATIENCE_SECONDS
 from service.ledger import Ledger, VersionRecord
 from service.metrics import Metrics
 from service.queue import JobQueue
 from service.residency import Residency
 
-PATIENCE_SECONDS = 0.5
-"""Between attempts to reach Redis."""
 ATTEMPTS = 4
 """To read a version."""
 log = structlog.get_logger()
@@ -72,7 +71,6 @@ class Arrivals:
         self._metrics.show_version(namespace, record.name)
         if record.job_id is not None and record.number > self._ledger.highest(namespace):
             self._metrics.learn_to_live.observe(time.time() - (await self._queue.read(record.job_id)).accepted_at)
-
         return True
 
     def _make_resident(self, namespace: str, record: VersionRecord) -> None:

@@ -34,6 +34,12 @@ out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highli
 
 Url = Annotated[str, typer.Option(envvar="INFOLD_URL", help="Address of the server.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str | None, typer.Argument(help="Hub id or local path; none: the demo model that ships.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or auto.")]
+Views = Annotated[int | None, typer.Option(help="Views written per document; 0: learn the raw text.")]
+ViewPrompt = Annotated[str | None, typer.Option(help="View template: JSON, or a file with it.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
 LOCAL = "http://127.0.0.1:8000"
 
 
@@ -47,20 +53,27 @@ def _reported() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+def _learning_flags(namespaces: list[str] | None, views: int | None) -> dict[str, Any]:
+    return {
+        "namespaces": tuple(namespaces) if namespaces else None,
+        "learn": None if views is None else {"views": {"count": views}},
+    }
+
+
 @app.command()
 def serve(
-    model: Annotated[str | None, typer.Argument(help="Hub id or local path; none: the demo model that ships.")] = None,
+    model: Model = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where versions and the embedded Valkey live.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Use this Redis instead of the embedded Valkey.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or auto.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     namespace: Annotated[list[str] | None, typer.Option(help="Namespace to serve; may be repeated.")] = None,
-    views: Annotated[int | None, typer.Option(help="Views written per document; 0: learn the raw text.")] = None,
+    views: Views = None,
     learner: Annotated[str | None, typer.Option(help="inside: learn here; elsewhere: an `infold worker` does.")] = None,
-    view_prompt: Annotated[str | None, typer.Option(help="View template: JSON, or a file with it.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    view_prompt: ViewPrompt = None,
+    config: Config = None,
 ) -> None:
     """Serve a model, and let it learn."""
     import uvicorn
@@ -68,8 +81,7 @@ def serve(
     from service.app import create_app
     from service.runtime import Runtime
 
-    learn = None if views is None else {"views": {"count": views}}
-    flags: dict[str, Any] = {"namespaces": tuple(namespace) if namespace else None, "learn": learn}
+    flags = _learning_flags(namespace, views)
     with _reported():
         settings = load_settings(
             config, model=model, host=host, port=port, data_dir=data_dir, redis_url=redis_url, device=device, dtype=dtype,
@@ -93,22 +105,21 @@ def serve(
 
 @app.command()
 def worker(
-    model: Annotated[str | None, typer.Argument(help="Hub id or local path; none: the demo model that ships.")] = None,
+    model: Model = None,
     data_dir: Annotated[Path | None, typer.Option(help="The server's data directory.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="The server's Redis, if it is not the embedded one.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or auto.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     namespace: Annotated[list[str] | None, typer.Option(help="Namespace to learn for; may be repeated.")] = None,
-    views: Annotated[int | None, typer.Option(help="Views written per document; 0: learn the raw text.")] = None,
+    views: Views = None,
     metrics_port: Annotated[int | None, typer.Option(help="Show Prometheus metrics there.")] = None,
-    view_prompt: Annotated[str | None, typer.Option(help="View template: JSON, or a file with it.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    view_prompt: ViewPrompt = None,
+    config: Config = None,
 ) -> None:
     """Learn for a server that was started with `--learner elsewhere`, in a process of its own."""
     from service.detached import work_until_told
 
-    learn = None if views is None else {"views": {"count": views}}
-    flags: dict[str, Any] = {"namespaces": tuple(namespace) if namespace else None, "learn": learn}
+    flags = _learning_flags(namespace, views)
     with _reported():
         settings = load_settings(
             config, model=model, data_dir=data_dir, redis_url=redis_url, device=device, dtype=dtype, metrics_port=metrics_port,
@@ -221,8 +232,8 @@ def train_scorer(
     ] = None,
     into: Annotated[Path | None, typer.Option(help="Directory for the files; none: the cache, where `serve` finds them.")] = None,
     device: str | None = None,
-    view_prompt: Annotated[str | None, typer.Option(help="View template: JSON, or a file with it.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    view_prompt: ViewPrompt = None,
+    config: Config = None,
 ) -> None:
     """Measure curvature, sample anchors and train the token scorer of a model, with no labels."""
     from service.training import train
@@ -237,7 +248,7 @@ def train_scorer(
 
 
 @app.command()
-def doctor(config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None) -> None:
+def doctor(config: Config = None) -> None:
     """Look for what would keep a server from starting or learning."""
     from service.doctor import examine
 

@@ -15,6 +15,8 @@ Client = Any
 """A `redis.asyncio.Redis` that decodes answers to str."""
 
 
+PATIENCE_SECONDS = 0.5
+"""Between attempts to reach Redis."""
 LONGEST_BLOCK_SECONDS = 2.0
 """No blocking command may ask for more: an answer that takes longer than `_TIMEOUT_SECONDS` means that Redis is away."""
 _TIMEOUT_SECONDS = 5.0

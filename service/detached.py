@@ -19,7 +19,7 @@ from adapters.checkpoint import VersionStore
 from adapters.learner import Learner
 from adapters.targets import find_targets
 from adapters.workspace import Workspace
-from service.connection import connect
+from service.connection import PATIENCE_SECONDS, connect
 from service.learning import make_learner
 from service.ledger import Ledger, VersionRecord
 from service.metrics import Metrics
@@ -28,7 +28,7 @@ from service.queue import JobQueue
 from service.settings import Settings
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
-from service.worker import PATIENCE_SECONDS, Worker
+from service.worker import Worker
 
 log = structlog.get_logger()
 
@@ -60,9 +60,7 @@ class DetachedWorker:
         workspace = Workspace(base, find_targets(base.model, self.settings.learn.targets), self.turns.pace)
         learner = await asyncio.to_thread(self._make_learner, workspace)
         await self._reach_redis()
-        self._worker = Worker(
-            self._queue, self._ledger, self._store, None, learner, self.turns, self.metrics, self.settings
-        )  # fmt: skip
+        self._worker = Worker(self._queue, self._ledger, self._store, None, learner, self.turns, self.metrics, self.settings)
         following = asyncio.create_task(self._follow())
         try:
             log.info("waiting for documents", namespaces=self.settings.namespaces)

@@ -20,7 +20,7 @@ from adapters.versioned_linear import VersionTable
 from adapters.views import ViewTemplate
 from adapters.workspace import Workspace
 from service.arrivals import Arrivals
-from service.connection import connect
+from service.connection import PATIENCE_SECONDS, connect
 from service.engine import Engine
 from service.errors import LearnsElsewhere, NotReady
 from service.learning import make_learner
@@ -32,7 +32,7 @@ from service.residency import Residency
 from service.settings import Settings
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
-from service.worker import PATIENCE_SECONDS, Worker
+from service.worker import Worker
 
 log = structlog.get_logger()
 

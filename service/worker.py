@@ -22,6 +22,7 @@ from adapters.delta import DeltaSum
 from adapters.errors import AdapterError, CorruptCheckpoint
 from adapters.learner import Learned, Learner
 from adapters.memory import Memory
+from service.connection import PATIENCE_SECONDS
 from service.errors import AliasMoved
 from service.ledger import Ledger, VersionRecord
 from service.metrics import Metrics
@@ -32,8 +33,6 @@ from service.turns import Turns
 
 CONSUMER = "learner"
 """One name across restarts, so that a start finds what the last process held."""
-PATIENCE_SECONDS = 0.5
-"""Between attempts to reach Redis."""
 
 T = TypeVar("T")
 log = structlog.get_logger()
