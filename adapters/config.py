@@ -26,7 +26,7 @@ class TargetConfig:
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = REFUSE_UNKNOWN
     last_layers: int | None = None
-    """How many decoder layers, counted from the top, are targets; None: all of them."""
+    """How many decoder layers, counted from the top, are targets; None: the upper half of them."""
 
     def __post_init__(self) -> None:
         _require(self.last_layers is None or self.last_layers >= 1, "targets.last_layers must be at least 1")

@@ -65,7 +65,7 @@ def find_targets(model: nn.Module, config: TargetConfig | None = None) -> Target
         )
     layers_path, inner = DOWN_PROJECTIONS[model_type]
     depth = len(model.get_submodule(layers_path))  # type: ignore[arg-type]
-    first = 0 if config.last_layers is None else max(0, depth - config.last_layers)
+    first = depth // 2 if config.last_layers is None else max(0, depth - config.last_layers)
     names = tuple(f"{layers_path}.{i}.{inner}" for i in range(first, depth))
     modules = dict(model.named_modules())
     for name in names:

@@ -28,6 +28,8 @@ RAW = LearnConfig(views=ViewConfig(count=0), fold=FoldConfig(raw_iterations=6))
 """Token weights matter most where there are no views: of views, only answers are learned."""
 OFF = 1e6
 """A damping under which a factor of the curvature is as good as the identity."""
+EVERY = 1_000_000
+"""More layers than any model has."""
 
 
 class _Weigher(TokenScorer):
@@ -89,7 +91,7 @@ ABLATIONS: dict[str, Ablation] = {
     "two-iterations": Ablation("at most 2 iterations", LearnConfig(fold=FoldConfig(iterations=2))),
     "over-learn": Ablation("target NLL .1 instead of .5", LearnConfig(fold=FoldConfig(target_nll=0.1))),
     "last-layer": Ablation("last layer only", LearnConfig(targets=TargetConfig(last_layers=1))),
-    "last-two": Ablation("last two layers only", LearnConfig(targets=TargetConfig(last_layers=2))),
+    "all-layers": Ablation("all layers, not the upper half", LearnConfig(targets=TargetConfig(last_layers=EVERY))),
     "no-replay": Ablation("no rehearsal of lessons", LearnConfig(reflection=ReflectionConfig(recalled=0))),
     "no-review": Ablation(
         "no review (consolidation): what was lost is not folded again", LearnConfig(reflection=ReflectionConfig(reviewed=0))

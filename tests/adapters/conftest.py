@@ -126,7 +126,7 @@ def base(make_base: MakeBase) -> BaseModel:
 def make_workspace(make_base: MakeBase) -> MakeWorkspace:
     """Factory: the workspace of a base model, or of a fresh tiny one."""
 
-    def build(base: str | BaseModel = "llama", last_layers: int | None = None, pace: Any = unpaced, **sizes: Any) -> Workspace:
+    def build(base: str | BaseModel = "llama", last_layers: int | None = 99, pace: Any = unpaced, **sizes: Any) -> Workspace:
         base = make_base(base, **sizes) if isinstance(base, str) else base
         return Workspace(base, find_targets(base.model, TargetConfig(last_layers)), pace)
 

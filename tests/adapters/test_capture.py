@@ -35,9 +35,9 @@ def dense_gradients(workspace: Workspace, batch: Batch) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("last_layers", [None, 1])
+@pytest.mark.parametrize("last_layers", [99, 1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_terms_sum_to_the_gradient_of_the_weight(kind: str, last_layers: int | None, make_workspace: MakeWorkspace) -> None:
+def test_the_terms_sum_to_the_gradient_of_the_weight(kind: str, last_layers: int, make_workspace: MakeWorkspace) -> None:
     workspace = make_workspace(kind, last_layers, dtype=torch.float64)
     batch = some_batch(workspace)
     with Capture(workspace.model, workspace.targets) as capture:
@@ -162,10 +162,10 @@ def test_a_stem_may_be_frozen_again_for_other_tokens(make_workspace: MakeWorkspa
         assert torch.equal(again, workspace.nll(batch))
 
 
-@pytest.mark.parametrize("last_layers", [None, 1])
+@pytest.mark.parametrize("last_layers", [99, 1])
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_the_lowest_targets_layer_only_what_follows_it_runs_again(
-    kind: str, last_layers: int | None, make_workspace: MakeWorkspace
+    kind: str, last_layers: int, make_workspace: MakeWorkspace
 ) -> None:
     workspace = make_workspace(kind, last_layers)
     batch, ran = some_batch(workspace), []

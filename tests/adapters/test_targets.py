@@ -17,6 +17,7 @@ from adapters.workspace import Workspace
 
 MakeBase = Callable[..., BaseModel]
 KINDS = sorted(DOWN_PROJECTIONS)
+EVERY = TargetConfig(last_layers=99)
 
 
 def unknown_model() -> Any:
@@ -27,7 +28,7 @@ def unknown_model() -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_architecture_of_the_table_has_one_linear_target_in_each_layer(kind: str, make_base: MakeBase) -> None:
     model = make_base(kind).model
-    targets = find_targets(model)
+    targets = find_targets(model, EVERY)
     assert len(targets.names) == model.config.num_hidden_layers
     assert all(isinstance(model.get_submodule(name), nn.Linear | Conv1D) for name in targets.names)
     assert targets.first_layer == 0
@@ -45,9 +46,15 @@ def test_a_target_leads_from_the_inner_width_to_the_hidden_width(kind: str, make
 @pytest.mark.parametrize("last", [1, 2, 3, 99])
 def test_last_layers_are_counted_from_the_top(kind: str, last: int, make_base: MakeBase) -> None:
     model = make_base(kind).model
-    every, top = find_targets(model), find_targets(model, TargetConfig(last))
+    every, top = find_targets(model, EVERY), find_targets(model, TargetConfig(last))
     assert top.names == every.names[-last:]
     assert top.first_layer == max(0, len(every.names) - last)
+
+
+@pytest.mark.parametrize(("depth", "half"), [(1, 1), (2, 1), (3, 2), (4, 2)])
+def test_the_upper_half_of_the_layers_may_change_unless_told_otherwise(depth: int, half: int, make_base: MakeBase) -> None:
+    model = make_base("llama", num_hidden_layers=depth).model
+    assert find_targets(model) == find_targets(model, TargetConfig(half))
 
 
 def test_an_unknown_architecture_is_refused_with_the_linear_layers_that_it_has() -> None:
