@@ -45,9 +45,10 @@ class Past:
     def rehearsed(self, new: Sequence[Memory], lost: Sequence[Memory] = ()) -> list[Memory]:
         """What is folded together with the lesson `new` and what was `lost`: the nearest to either, the rest in rotation.
 
-        As many whatever there is to choose from, so that costs do not grow.
+        With what was lost as many whatever there is to choose from, so that costs do not grow.
         """
         lessons, anchors = self._config.recalled, 2 * self._config.anchored
+        room = max(0, lessons + anchors - len(lost))
         near = [
             *self._anchors.nearest(new, lessons // 2, self._memories),
             *self._anchors.nearest(new, anchors // 2),
@@ -55,8 +56,8 @@ class Past:
             *self._beside(lost, anchors // 2, self._anchors.memories),
             *recall(self._memories, lessons - lessons // 2, self._turn),
         ]
-        near = [m for m in self._valid(near, new) if m not in lost][: lessons + anchors]
-        rest = recall(self._anchors.memories, lessons + anchors - len(near), self._turn)
+        near = [m for m in self._valid(near, new) if m not in lost][:room]
+        rest = recall(self._anchors.memories, room - len(near), self._turn)
         return [m for m in self._valid([*near, *rest], new) if m not in lost]
 
     def reviewed(self, new: Sequence[Memory]) -> list[Memory]:
