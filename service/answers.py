@@ -10,22 +10,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from service.errors import GenerationFailed, InvalidRequest, NotReady
-from service.generation import GenerationRequest, Piece, Sampling
+from service.generation import Piece, Wanted
 from service.ledger import VersionRecord
 from service.runtime import Runtime
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One answer that a client wants."""
-
-    prompt: tuple[int, ...]
-    """Token ids."""
-    max_new_tokens: int
-    sampling: Sampling
-    stop: tuple[str, ...] = ()
-    alternatives: int | None = None
-    """See `GenerationRequest`."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +69,7 @@ async def begin(runtime: Runtime, record: VersionRecord, wanted: Wanted) -> Answ
     if key is None:
         async with runtime.loading:  # one at a time: threads are few, and others must not wait for them
             key = await asyncio.to_thread(runtime.residency.acquire, record.digest)
-    request = GenerationRequest(
-        wanted.prompt, wanted.max_new_tokens, wanted.sampling, wanted.stop, key,
-        lambda: runtime.residency.release(key), wanted.alternatives,
-    )  # fmt: skip
-    rest = runtime.engine.generate(request)
+    rest = runtime.engine.generate(wanted, key, lambda: runtime.residency.release(key))
     first = await anext(rest)  # errors of the request are answered as errors, also when streaming
     _check(first)
     return Answer(wanted, first, rest)

@@ -92,6 +92,7 @@ def serve(
         _greet(settings)
         server = uvicorn.Server(uvicorn.Config(
             served, host=settings.host, port=settings.port, log_config=None, access_log=False,
+            loop="asyncio", http="httptools",  # uvloop was seen to hang after a restart on the same data directory
             timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
         ))  # fmt: skip
         runtime: Runtime = served.state.runtime

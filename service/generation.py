@@ -1,6 +1,5 @@
 """What a client wants written, and what comes back: the words between routes and the engine."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -17,17 +16,17 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class GenerationRequest:
-    """What a client wants written."""
+class Wanted:
+    """One answer that a client wants."""
 
+    namespace: str
     prompt: tuple[int, ...]
+    """Token ids."""
     max_new_tokens: int
-    sampling: Sampling
-    stop: tuple[str, ...]
-    version: str
-    """Key of resident weights, leased by the caller."""
-    on_end: Callable[[], None]
-    """Called exactly once when the engine will not touch those weights for this request any more, whatever happened."""
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    """Go on after a token that ends a text."""
     alternatives: int | None = None
     """How many of the likeliest tokens come with each token's log-probability; None: no log-probabilities."""
 

@@ -60,7 +60,8 @@ class Metrics:
         self.requests_running = Gauge("infold_num_requests_running", "Requests that hold a slot.", registry=r)
         self.requests_waiting = Gauge("infold_num_requests_waiting", "Requests that wait for one.", registry=r)
         self.requests = Counter("infold_requests", "Requests by how they ended.", ["finish_reason"], registry=r)
-        self.prompt_tokens = Counter("infold_prompt_tokens", "Tokens read.", registry=r)
+        self.prompt_tokens = Counter("infold_prompt_tokens", "Tokens of prompts.", registry=r)
+        self.prefix_tokens = Counter("infold_prefix_cache_hit_tokens", "Those of them that were known already.", registry=r)
         self.generation_tokens = Counter("infold_generation_tokens", "Tokens written.", registry=r)
         self._shown: dict[str, str] = {}
         for operation in ("view", "score", "fold", "guard", "publish", "rollback"):

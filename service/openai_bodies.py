@@ -68,6 +68,8 @@ class _Body(_Strict):
     stop: Stop = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    ignore_eos: bool = False
+    """As in vLLM: write on after the end of the text."""
     user: str | None = None
     """An identifier of the client's; nothing depends on it."""
     return_weight_versions: bool = False
@@ -124,7 +126,7 @@ class CompletionIn(_Body):
 
     @property
     def alternatives(self) -> int | None:
-        """See `GenerationRequest`."""
+        """See `Wanted`."""
         return self.logprobs
 
 
@@ -192,5 +194,5 @@ class ChatIn(_Body):
 
     @property
     def alternatives(self) -> int | None:
-        """See `GenerationRequest`."""
+        """See `Wanted`."""
         return (self.top_logprobs or 0) if self.logprobs else None

@@ -21,7 +21,7 @@ from adapters.views import ViewTemplate
 from adapters.workspace import Workspace
 from service.arrivals import Arrivals
 from service.connection import PATIENCE_SECONDS, connect
-from service.engine import Engine
+from service.engine import Engine, Limits
 from service.errors import LearnsElsewhere, NotReady
 from service.learning import make_learner
 from service.ledger import Ledger
@@ -193,7 +193,7 @@ class Runtime:
         workspace = Workspace(base, targets, self.turns.pace)
         table = VersionTable(base.model, targets)
         residency = Residency(table, self.settings.resident_versions, self.load_weights, self.metrics.resident_versions.set)
-        engine = Engine(base, table, self.turns, self.metrics, self.settings.slots, self.settings.max_waiting)
+        engine = Engine(base, table, self.turns, self.metrics, _limits(self.settings))
         if not self.learns_elsewhere:  # else somebody may be writing
             self.store.clear_unfinished()
         self._model = (base, engine, residency, workspace)
@@ -207,3 +207,7 @@ class Runtime:
         if self._model is None:
             raise NotReady("the model is still being loaded; try again soon", retry_after=2)
         return self._model
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.slots, settings.max_waiting, settings.prefix_cache_mb * 2**20, settings.read_seconds)

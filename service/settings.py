@@ -58,7 +58,11 @@ class Settings(BaseSettings):
     slots: int = Field(32, ge=1)
     """Requests that decode in one batch."""
     max_waiting: int = Field(1024, ge=1)
-    """Requests that may wait for a slot; more are refused with 429."""
+    """Requests of one namespace that may wait for a slot; more are refused with 429."""
+    prefix_cache_mb: int = Field(256, ge=0)
+    """Memory for prompts read lately, so that what begins like them is not read again; 0: none."""
+    read_seconds: float = Field(0.05, gt=0)
+    """How long running requests wait, about, for prompts that are read beside them, before each goes on by a token."""
     resident_versions: int = Field(4, ge=2)
     """Versions whose weights are kept in memory beside the base model."""
     drain_seconds: float = Field(30, ge=0)

@@ -103,6 +103,11 @@ class SlotCache(Cache):
             mine.values[slot, :, first : self.end] = theirs.values[row, :, -length:]
         self.starts.append(first)
 
+    def layers_of(self, row: int) -> list[tuple[Tensor, Tensor]]:
+        """A copy of one request's keys and values (H, L, D), by layer."""
+        columns = slice(self.starts[row], self.end)
+        return [(layer.keys[row, :, columns].clone(), layer.values[row, :, columns].clone()) for layer in self.layers]
+
     def leave(self, row: int) -> None:
         """Remove a request; the last row takes its place."""
         last = self.running - 1

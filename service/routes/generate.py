@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
-from service.answers import Answer, Wanted, begin, encode
+from service.answers import Answer, begin, encode
 from service.errors import ServiceError, error_of
-from service.generation import Piece, Sampling
+from service.generation import Piece, Sampling, Wanted
 from service.ledger import VersionRecord
 from service.routes.common import RuntimeOf
 from service.schemas import GenerateIn
@@ -27,7 +27,7 @@ async def generate(request: Request, runtime: RuntimeOf, body: GenerateIn) -> di
     prompt = await encode(runtime, body.prompt)
     most = body.max_new_tokens or min(DEFAULT_NEW_TOKENS, runtime.base.context - len(prompt))
     sampling = Sampling(body.temperature, body.top_p, body.top_k, body.seed)
-    answer = await begin(runtime, record, Wanted(prompt, most, sampling, tuple(body.stop or ())))
+    answer = await begin(runtime, record, Wanted(body.namespace, prompt, most, sampling, tuple(body.stop or ())))
     if body.stream:
         return StreamingResponse(_events(answer, record), media_type="text/event-stream")
     text, last = "", answer.first

@@ -14,8 +14,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
-from service.answers import Answer, Wanted, begin_all, encode, fitting, merged
+from service.answers import Answer, begin_all, encode, fitting, merged
 from service.errors import InvalidRequest, ServiceError, UnknownModel, error_of
+from service.generation import Wanted
 from service.ledger import VersionRecord
 from service.openai_bodies import MOST_CHOICES, ChatIn, CompletionIn
 from service.openai_shapes import ChatShape, Choice, CompletionShape, Shape
@@ -42,21 +43,21 @@ async def model(runtime: RuntimeOf, model: str) -> dict[str, Any]:
 @router.post("/completions", response_model=None)
 async def completions(request: Request, runtime: RuntimeOf, body: CompletionIn) -> dict[str, Any] | StreamingResponse:
     """Texts after prompts."""
-    _, record = find(runtime, body.model)
+    namespace, record = find(runtime, body.model)
     if len(body.prompts) * body.choices > MOST_CHOICES:
         raise InvalidRequest(f"{len(body.prompts)} prompts with n = {body.choices}: at most {MOST_CHOICES} choices", param="n")
     prompts = [await encode(runtime, p) if isinstance(p, str) else _tokens(runtime, p) for p in body.prompts]
     shape = CompletionShape(*_shown(runtime, body, record))
-    return await _answer(request, runtime, body, record, prompts, shape)
+    return await _answer(request, runtime, body, namespace, record, prompts, shape)
 
 
 @router.post("/chat/completions", response_model=None)
 async def chat_completions(request: Request, runtime: RuntimeOf, body: ChatIn) -> dict[str, Any] | StreamingResponse:
     """The assistant's next turn."""
-    _, record = find(runtime, body.model)
+    namespace, record = find(runtime, body.model)
     prompt = await asyncio.to_thread(_chat, runtime, body)
     shape = ChatShape(*_shown(runtime, body, record))
-    return await _answer(request, runtime, body, record, [fitting(runtime, prompt, "messages")], shape)
+    return await _answer(request, runtime, body, namespace, record, [fitting(runtime, prompt, "messages")], shape)
 
 
 def find(runtime: Runtime, model: str) -> tuple[str, VersionRecord]:
@@ -123,6 +124,7 @@ async def _answer(
     request: Request,
     runtime: Runtime,
     body: CompletionIn | ChatIn,
+    namespace: str,
     record: VersionRecord,
     prompts: Sequence[tuple[int, ...]],
     shape: Shape,
@@ -135,7 +137,7 @@ async def _answer(
     if most > room:
         raise InvalidRequest(f"the prompt leaves room for {room} tokens in the model's context", param="max_tokens")
     wanted = [
-        Wanted(prompt, most, body.sampling(choice), tuple(body.stop or ()), body.alternatives)
+        Wanted(namespace, prompt, most, body.sampling(choice), tuple(body.stop or ()), body.ignore_eos, body.alternatives)
         for prompt in prompts
         for choice in range(body.choices)
     ]

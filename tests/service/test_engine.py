@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -14,14 +14,15 @@ from serving import eventually
 from adapters.base_model import BaseModel
 from adapters.targets import find_targets
 from adapters.versioned_linear import BASE, VersionTable
-from service.engine import Engine
+from service.engine import Engine, Limits
 from service.errors import InvalidRequest, NotReady, QueueFull
-from service.generation import GenerationRequest, Piece, Sampling
+from service.generation import Piece, Sampling, Wanted
 from service.metrics import Metrics
 from service.turns import Turns
 
 pytestmark = pytest.mark.anyio
 MakeBase = Callable[..., BaseModel]
+Asked = tuple[Wanted, str, Callable[[], None]]
 ARCHITECTURES = ["llama", "gpt2", "gpt_neox", "opt", "gemma3_text", "mistral", "qwen3"]
 
 
@@ -32,6 +33,8 @@ class Bench:
     base: BaseModel
     slots: int = 8
     max_waiting: int = 64
+    prefix_bytes: int = 0
+    read_seconds: float = 0.05
     ended: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -40,7 +43,8 @@ class Bench:
         self.weights = {name: self.base.model.get_submodule(name).weight.detach() for name in targets.names}
         self.conv = self.base.model.config.model_type == "gpt2"
         self.table = VersionTable(self.base.model, targets)
-        self.engine = Engine(self.base, self.table, self.turns, self.metrics, self.slots, self.max_waiting)
+        limits = Limits(self.slots, self.max_waiting, self.prefix_bytes, self.read_seconds)
+        self.engine = Engine(self.base, self.table, self.turns, self.metrics, limits)
         self.engine.start()
         self._asked = 0
 
@@ -50,16 +54,15 @@ class Bench:
 
     def request(
         self, prompt: Sequence[int], tokens: int, version: str = BASE, stop: Sequence[str] = (), sampling: Sampling | None = None
-    ) -> GenerationRequest:
+    ) -> Asked:
         self._asked += 1
         number = self._asked
-        return GenerationRequest(
-            tuple(prompt), tokens, sampling or Sampling(), tuple(stop), version, lambda: self.ended.append(number)
-        )
+        wanted = Wanted("default", tuple(prompt), tokens, sampling or Sampling(), tuple(stop))
+        return wanted, version, lambda: self.ended.append(number)
 
-    async def text(self, request: GenerationRequest) -> Piece:
+    async def text(self, request: Asked) -> Piece:
         """All pieces in one."""
-        pieces = [piece async for piece in self.engine.generate(request)]
+        pieces = [piece async for piece in self.engine.generate(*request)]
         assert [p.finish_reason for p in pieces[:-1]] == [None] * (len(pieces) - 1)
         return Piece("".join(p.text for p in pieces), pieces[-1].tokens, pieces[-1].finish_reason)
 
@@ -88,14 +91,14 @@ class Bench:
 
     @property
     def idle(self) -> bool:
-        return not self.engine._running and not self.engine._waiting
+        return not self.engine._busy
 
 
 @pytest.fixture
 def make_bench() -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def build(base: BaseModel, **sizes: int) -> Bench:
+    def build(base: BaseModel, **sizes: float) -> Bench:
         made.append(Bench(base, **sizes))
         return made[-1]
 
@@ -205,7 +208,7 @@ async def test_a_prompt_and_answer_that_do_not_fit_are_refused(bench: Bench) -> 
 
 
 async def test_a_seed_makes_a_sampled_answer_the_same_whoever_else_is_running(bench: Bench) -> None:
-    def ask(seed: int) -> GenerationRequest:
+    def ask(seed: int) -> Asked:
         return bench.request(bench.prompt(4), 12, sampling=Sampling(temperature=3.0, seed=seed))
 
     alone = await bench.text(ask(7))
@@ -224,7 +227,7 @@ async def test_a_stop_string_ends_the_request_and_does_not_appear(bench: Bench) 
 
 
 async def test_a_request_that_is_left_gets_no_more_work_and_gives_its_version_back(bench: Bench) -> None:
-    left = bench.engine.generate(bench.request(bench.prompt(3), 400))
+    left = bench.engine.generate(*bench.request(bench.prompt(3), 400))
     await anext(left)
     await left.aclose()  # type: ignore[attr-defined]
     await asyncio.to_thread(eventually, lambda: bench.idle and bench.gauge("infold_num_requests_running") == 0)
@@ -244,6 +247,74 @@ async def test_a_request_that_is_left_while_it_waits_is_never_begun(make_bench: 
     await asyncio.gather(*tasks[:2])
     await asyncio.to_thread(eventually, lambda: sorted(bench.ended) == [1, 2, 3])
     assert bench.gauge("infold_prompt_tokens_total") == 6
+
+
+async def test_what_was_read_is_not_read_again_and_changes_no_answer(make_bench: Callable[..., Bench], tiny: MakeBase) -> None:
+    bench = make_bench(tiny("llama"), prefix_bytes=10**8)
+    bench.install("new", 5)
+    begun = bench.prompt(40)
+    for ending in (3, 4):
+        for version in (BASE, "new"):
+            prompt = (*begun, *bench.prompt(ending, ending))
+            assert await bench.text(bench.request(prompt, 20, version)) == bench.expected(prompt, 20, version)
+    assert bench.gauge("infold_prefix_cache_hit_tokens_total") == 2 * 32  # of each version the second
+
+
+async def test_a_conversation_that_goes_on_is_read_from_where_it_stopped(make_bench: Callable[..., Bench], tiny: MakeBase) -> None:
+    bench = make_bench(tiny("llama"), prefix_bytes=10**8)
+    prompt = bench.prompt(20)
+    bench.table.route([BASE])
+    with torch.inference_mode():
+        written = bench.base.model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=30, pad_token_id=0)
+    answer = written[0, 20:].tolist()
+    await bench.text(bench.request(prompt, 30))
+    longer = (*prompt, *answer, *bench.prompt(5, 9))
+    assert await bench.text(bench.request(longer, 9)) == bench.expected(longer, 9)
+    assert bench.gauge("infold_prefix_cache_hit_tokens_total") == (20 + len(answer) - 1) // 16 * 16
+
+
+async def test_running_requests_go_on_while_a_long_prompt_is_read(make_bench: Callable[..., Bench], tiny: MakeBase) -> None:
+    bench = make_bench(tiny("llama"), read_seconds=1e-9)
+    shapes: list[tuple[int, ...]] = []
+    short, long = bench.prompt(3), bench.prompt(300, 1)
+    expected = [bench.expected(short, 400), bench.expected(long, 5)]
+    with bench.base.model.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape))):
+        running = asyncio.create_task(bench.text(bench.request(short, 400)))
+        while not bench.engine._running:
+            await asyncio.sleep(0.001)
+        assert await bench.text(bench.request(long, 5)) == expected[1]
+        assert await running == expected[0]
+    assert max(size for _, size in shapes) == 3
+    assert expected[0].tokens < 300 or shapes.count((1, 1)) >= 600  # a column and a token by turns
+
+
+async def test_a_prompt_that_nobody_waits_for_any_more_is_not_read_on(make_bench: Callable[..., Bench], tiny: MakeBase) -> None:
+    bench = make_bench(tiny("llama"), slots=2, read_seconds=1e-9)
+    running = asyncio.create_task(bench.text(bench.request(bench.prompt(3), 450)))
+    while not bench.engine._running:
+        await asyncio.sleep(0.001)
+    left = asyncio.create_task(bench.text(bench.request(bench.prompt(450, 1), 5)))
+    while not bench.engine._joining:
+        await asyncio.sleep(0.001)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    await asyncio.to_thread(eventually, lambda: 2 in bench.ended)
+    assert 1 not in bench.ended
+    await running
+
+
+async def test_a_namespace_that_sends_many_does_not_keep_another_waiting(make_bench: Callable[..., Bench], tiny: MakeBase) -> None:
+    bench = make_bench(tiny("llama"), slots=1)
+    crowd, late = [bench.request(bench.prompt(3), 6) for _ in range(8)], bench.request(bench.prompt(3), 6)
+    with bench.turns.learning():
+        tasks = [asyncio.create_task(bench.text(one)) for one in crowd]
+        while len(bench.engine._waiting) < 7:
+            await asyncio.sleep(0.001)
+        tasks.append(asyncio.create_task(bench.text((replace(late[0], namespace="other"), *late[1:]))))
+        while len(bench.engine._waiting) < 8:
+            await asyncio.sleep(0.001)
+    await asyncio.gather(*tasks)
+    assert bench.ended.index(9) == 1
 
 
 class Fault(RuntimeError):
@@ -308,7 +379,7 @@ async def test_stopping_without_patience_ends_them_and_refuses_new_ones(make_ben
 def test_an_engine_that_never_started_can_be_stopped(tiny: MakeBase) -> None:
     base = tiny("llama")
     table = VersionTable(base.model, find_targets(base.model))
-    Engine(base, table, Turns(), Metrics(), 2, 2).stop(0)
+    Engine(base, table, Turns(), Metrics(), Limits(2, 2)).stop(0)
 
 
 async def test_decoding_and_learning_both_go_on(bench: Bench) -> None:

@@ -331,7 +331,7 @@ def test_a_bad_request_is_the_clients_own_exception(ask: Any, more: dict[str, An
 
 def test_a_full_queue_is_a_rate_limit_that_says_when_to_come_back(server: ThreadServer) -> None:
     engine = server.runtime.engine
-    before, engine._max_waiting = engine._max_waiting, 0
+    before, engine._waiting.limit = engine._waiting.limit, 0
     try:
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
             for ask in (complete, chat):
@@ -339,7 +339,7 @@ def test_a_full_queue_is_a_rate_limit_that_says_when_to_come_back(server: Thread
                     ask(client, n=2)
                 assert int(caught.value.response.headers["retry-after"]) >= 1
     finally:
-        engine._max_waiting = before
+        engine._waiting.limit = before
 
 
 def test_every_answer_has_a_request_id_the_clients_own_if_it_gave_one(http: Http) -> None:

@@ -1,0 +1,1 @@
+"""How fast infold serves, beside what else serves the same model."""
