@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from adapters.packed_linear import PackedLinear, apply, pack
 from adapters.targets import Targets
 
 BASE = "v0"
@@ -48,7 +49,15 @@ class VersionedLinear(nn.Module):
             return out
         bias = self.base.bias
         assert bias is None or isinstance(bias, Tensor)
-        return torch.nn.functional.linear(x, weight, bias)
+        return apply(weight, x, bias)
+
+    def hold(self, version: str, weight: Tensor) -> None:
+        """Keep the weight (d_out, d_in) of a version, laid out as the base layer's, so that the same kernel computes both."""
+        if isinstance(self.base, PackedLinear):
+            weight = pack(weight)
+        elif isinstance(self.base, Conv1D):
+            weight = weight.T.contiguous().T
+        self.resident[version] = weight
 
 
 class VersionTable:
@@ -74,8 +83,7 @@ class VersionTable:
         assert version != BASE
         assert weights.keys() == self._layers.keys()
         for name, layer in self._layers.items():
-            weight = weights[name]
-            layer.resident[version] = weight.T.contiguous().T if isinstance(layer.base, Conv1D) else weight
+            layer.hold(version, weights[name])
 
     def retire(self, version: str) -> None:
         """Drop a version; no row may name it any more."""

@@ -89,6 +89,11 @@ async def begin_all(runtime: Runtime, record: VersionRecord, wanted: Sequence[Wa
 
 async def merged(answers: Sequence[Answer]) -> AsyncGenerator[tuple[int, Piece], None]:
     """Pieces of all answers as they come, each with the place of its answer; leaving cancels all. Raises as `Answer.pieces`."""
+    if len(answers) == 1:  # nothing to merge
+        async with aclosing(answers[0].pieces()) as pieces:
+            async for piece in pieces:
+                yield 0, piece
+        return
     arrived: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue()
 
     async def pump(place: int, answer: Answer) -> None:

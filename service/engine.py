@@ -46,7 +46,7 @@ class Limits:
     """Requests of one namespace that may wait for a slot."""
     prefix_bytes: int = 0
     """Memory for what was read lately."""
-    read_seconds: float = 0.05
+    read_seconds: float = 0.25
     """How long running requests wait, at most and about, for prompts that are read beside them."""
 
 
@@ -211,7 +211,7 @@ class Engine:
     def _read(self, reading: Reading) -> None:
         """Read a chunk of the prompts that join; after the last of it, write the first token of each."""
         self._table.route([r.version for r in self._joining])
-        with self._reading_pace.chunk(reading, beside=bool(self._running)) as columns:
+        with self._reading_pace.chunk(reading, beside=len(self._running)) as columns:
             logits = reading.read(columns)
         if not reading.done:
             return

@@ -106,12 +106,13 @@ class ReadingPace:
         self._seconds, self._per_token = seconds, seconds / _FIRST_TOKENS
 
     @contextmanager
-    def chunk(self, reading: Reading, beside: bool) -> Iterator[int]:
+    def chunk(self, reading: Reading, beside: int) -> Iterator[int]:
         """How many columns to read; the time that it takes to read them is what is known from then on.
 
-        beside: whether any requests are running.
+        beside: how many requests are running, and wait. Fewer wait longer for more that join.
         """
-        tokens = min(MOST_TOKENS, int(self._seconds / self._per_token)) if beside else MOST_TOKENS
+        seconds = self._seconds * max(1.0, reading.rows / max(1, beside))
+        tokens = min(MOST_TOKENS, int(seconds / self._per_token)) if beside else MOST_TOKENS
         before, started = reading.column, time.perf_counter()
         yield max(1, tokens // reading.rows)
         spent = (time.perf_counter() - started) / (reading.rows * (reading.column - before))

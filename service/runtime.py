@@ -26,7 +26,7 @@ from service.errors import LearnsElsewhere, NotReady
 from service.learning import make_learner
 from service.ledger import Ledger
 from service.metrics import Metrics
-from service.model import load_model, load_template
+from service.model import load_model, load_template, serve_fast
 from service.queue import JobQueue
 from service.residency import Residency
 from service.settings import Settings
@@ -192,6 +192,7 @@ class Runtime:
         targets = find_targets(base.model, self.settings.learn.targets)
         workspace = Workspace(base, targets, self.turns.pace)
         table = VersionTable(base.model, targets)
+        serve_fast(self.settings, base)
         residency = Residency(table, self.settings.resident_versions, self.load_weights, self.metrics.resident_versions.set)
         engine = Engine(base, table, self.turns, self.metrics, _limits(self.settings))
         if not self.learns_elsewhere:  # else somebody may be writing

@@ -39,7 +39,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on a GPU, float32 on CPU."""
     threads: int | None = Field(None, ge=1)
-    """Threads of one matrix product; None: one for models below 100M parameters, else torch's own choice."""
+    """Threads of one matrix product; None: one for models below 10M parameters, else torch's own choice."""
+    packed: bool | None = None
+    """On CPU: serve from a second copy of the weights, in a layout that is read faster; None: if it takes little of the memory."""
     namespaces: tuple[Namespace, ...] = Field(("default",), min_length=1)
     learner: Literal["inside", "elsewhere"] = "inside"
     """inside: this server learns beside decoding; elsewhere: an `infold worker` with the same data directory does."""
@@ -61,7 +63,7 @@ class Settings(BaseSettings):
     """Requests of one namespace that may wait for a slot; more are refused with 429."""
     prefix_cache_mb: int = Field(256, ge=0)
     """Memory for prompts read lately, so that what begins like them is not read again; 0: none."""
-    read_seconds: float = Field(0.05, gt=0)
+    read_seconds: float = Field(0.25, gt=0)
     """How long running requests wait, about, for prompts that are read beside them, before each goes on by a token."""
     resident_versions: int = Field(4, ge=2)
     """Versions whose weights are kept in memory beside the base model."""

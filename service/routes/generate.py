@@ -1,19 +1,17 @@
 """Ask the model, on the version of one's choice."""
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from fastapi.sse import format_sse_event
 
 from service.answers import Answer, begin, encode
 from service.errors import ServiceError, error_of
 from service.generation import Piece, Sampling, Wanted
 from service.ledger import VersionRecord
-from service.routes.common import RuntimeOf
+from service.routes.common import RuntimeOf, event
 from service.schemas import GenerateIn
 
 router = APIRouter()
@@ -46,9 +44,9 @@ async def _events(answer: Answer, record: VersionRecord) -> AsyncIterator[bytes]
                 data: dict[str, Any] = {"text": piece.text}
                 if piece.finish_reason is not None:
                     data |= _numbers(piece, answer, record)
-                yield format_sse_event(data_str=json.dumps(data))
+                yield event(data)
     except ServiceError as error:  # too late for a status
-        yield format_sse_event(data_str=json.dumps(error_of(error)))
+        yield event(error_of(error))
 
 
 def _numbers(last: Piece, answer: Answer, record: VersionRecord) -> dict[str, Any]:

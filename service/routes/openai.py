@@ -4,7 +4,6 @@ model = <name>[:<namespace>][@<version>]
 """
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -12,7 +11,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from fastapi.sse import format_sse_event
 
 from service.answers import Answer, begin_all, encode, fitting, merged
 from service.errors import InvalidRequest, ServiceError, UnknownModel, error_of
@@ -20,7 +18,7 @@ from service.generation import Wanted
 from service.ledger import VersionRecord
 from service.openai_bodies import MOST_CHOICES, ChatIn, CompletionIn
 from service.openai_shapes import ChatShape, Choice, CompletionShape, Shape
-from service.routes.common import RuntimeOf
+from service.routes.common import LAST_EVENT, RuntimeOf, event
 from service.runtime import Runtime
 
 router = APIRouter(prefix="/v1")
@@ -163,15 +161,12 @@ async def _events(answers: Sequence[Answer], shape: Shape, prompt_tokens: int, u
         async with aclosing(merged(answers)) as pieces:
             async for place, piece in pieces:
                 choices[place].add(piece)
-                yield _event(shape.chunk(choices[place], piece, place not in begun) | nothing)
+                yield event(shape.chunk(choices[place], piece, place not in begun) | nothing)
                 begun.add(place)
         if usage:
-            yield _event(shape.usage_chunk(prompt_tokens, sum(choice.tokens for choice in choices)))
+            yield event(shape.usage_chunk(prompt_tokens, sum(choice.tokens for choice in choices)))
     except ServiceError as error:  # too late for a status
-        yield _event(error_of(error))
+        yield event(error_of(error))
         return
-    yield format_sse_event(data_str="[DONE]")
+    yield LAST_EVENT
 
-
-def _event(data: dict[str, Any]) -> bytes:
-    return format_sse_event(data_str=json.dumps(data))

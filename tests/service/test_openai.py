@@ -298,6 +298,15 @@ def test_what_would_change_nothing_is_let_through(client: openai.OpenAI) -> None
     assert chat(client, tools=[], response_format={"type": "text"}, **nothing).choices == chat(client).choices
 
 
+def test_a_text_that_has_ended_goes_on_if_its_end_is_to_be_ignored(client: openai.OpenAI) -> None:
+    long = {"max_tokens": 60, "temperature": 0}
+    ended = complete(client, **long)
+    goes_on = complete(client, **long, extra_body={"ignore_eos": True})
+    assert (ended.choices[0].finish_reason, goes_on.choices[0].finish_reason) == ("stop", "length")
+    assert goes_on.usage.completion_tokens == 60 > ended.usage.completion_tokens
+    assert goes_on.choices[0].text.startswith(ended.choices[0].text)
+
+
 INVALID: list[tuple[Any, dict[str, Any], str]] = [
     (complete, {"temperature": 3}, "temperature"),
     (complete, {"top_p": 0}, "top_p"),

@@ -79,11 +79,11 @@ def test_chunks_become_as_large_as_the_time_allows(tiny: MakeBase, monkeypatch: 
     for cost, expected in ((0.001, 50), (1e-9, MOST_TOKENS)):
         for _ in range(40):
             reading = Reading(base, [prompt(base, 400, 0)], [None])
-            with pace.chunk(reading, beside=True) as columns, torch.inference_mode():
+            with pace.chunk(reading, beside=1) as columns, torch.inference_mode():
                 reading.read(min(columns, 4))
                 now[0] += 4 * cost
         assert columns == pytest.approx(expected, rel=0.05)
     reading = Reading(base, [prompt(base, 4, 0)] * 2, [None] * 2)
-    with pace.chunk(reading, beside=False) as columns, torch.inference_mode():
+    with pace.chunk(reading, beside=0) as columns, torch.inference_mode():
         reading.read(columns)
     assert columns == MOST_TOKENS // 2

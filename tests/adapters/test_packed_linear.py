@@ -1,0 +1,71 @@
+"""Packed layers compute what the layers that they were made from do."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adapters.base_model import BaseModel
+from adapters.packed_linear import PackedLinear, apply, pack, pack_linears, packable
+from adapters.targets import DOWN_PROJECTIONS
+from adapters.versioned_linear import BASE, VersionTable
+from adapters.workspace import Workspace
+
+MakeBase = Callable[..., BaseModel]
+KINDS = sorted(DOWN_PROJECTIONS)
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this CPU build of torch has no oneDNN")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 24), (7, 24), (3, 5, 24)])
+def test_a_packed_layer_is_the_layer(shape: tuple[int, ...], bias: bool, dtype: torch.dtype) -> None:
+    layer = nn.Linear(24, 40, bias=bias, dtype=dtype).requires_grad_(False)
+    x = torch.randn(shape, dtype=dtype)
+    found = PackedLinear(layer)(x)
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found, layer(x), rtol=tolerance, atol=tolerance)
+
+
+def test_a_weight_in_rows_is_applied_as_ever() -> None:
+    weight, x = torch.randn(6, 4), torch.randn(3, 4)
+    assert torch.equal(apply(weight, x, None), x @ weight.T)
+    torch.testing.assert_close(apply(pack(weight), x, None), x @ weight.T)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(2, 2, dtype=torch.float64), nn.Conv1d(1, 1, 1), nn.Linear(2, 2, device="meta")])
+def test_what_has_no_faster_layout_stays_as_it_is(layer: nn.Module) -> None:
+    assert not packable(layer)
+    holder = nn.Sequential(layer)
+    pack_linears(holder)
+    assert holder[0] is layer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_packed_model_serves_its_versions_and_leaves_the_learners_view_alone(
+    kind: str, make_workspace: Callable[..., Workspace]
+) -> None:
+    workspace = make_workspace(kind)
+    model, batch = workspace.base.model, workspace.batch([[3, 4, 5, 6], [7, 8]])
+    table = VersionTable(model, workspace.targets)
+    pack_linears(model)
+    assert any(isinstance(layer, PackedLinear) for layer in model.modules()) or kind == "gpt2"
+    changed = {name: weight + 0.1 * torch.randn(weight.shape) for name, weight in workspace.base_weights.items()}
+    table.install("v1", changed)
+    table.install("same", {name: weight.clone() for name, weight in workspace.base_weights.items()})
+
+    def served(*versions: str) -> Tensor:
+        table.route(versions)
+        return model(batch.ids, attention_mask=batch.mask, use_cache=False).logits * batch.mask[..., None]
+
+    def learned(weights: dict[str, Tensor]) -> Tensor:
+        workspace.install(weights)
+        return workspace.logits(batch) * batch.mask[..., None]
+
+    base, other = learned(workspace.base_weights), learned(changed)
+    torch.testing.assert_close(served(BASE, BASE), base, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(served("v1", "v1"), other, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(served("v1", BASE), torch.stack([other[0], base[1]]), rtol=1e-4, atol=1e-4)
+    assert torch.equal(served("same", "same"), served(BASE, BASE))
