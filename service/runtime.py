@@ -5,10 +5,12 @@ Covered: start-up, readiness, shutdown. Not covered: HTTP (`routes/`), the life 
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 
 import structlog
+import torch
 from redis.exceptions import RedisError
 from torch import Tensor
 
@@ -188,6 +190,8 @@ class Runtime:
 
     def _load_model(self) -> None:
         base = load_model(self.settings)
+        if base.device.type == "cpu" and len(os.sched_getaffinity(0)) > 1:
+            self.turns.divide(torch.get_num_threads())
         self._template = load_template(self.settings, base)
         targets = find_targets(base.model, self.settings.learn.targets)
         workspace = Workspace(base, targets, self.turns.pace)

@@ -1,13 +1,18 @@
-"""Decoding and learning take turns on one device: decoding never waits for more than one quantum of learning.
+"""Decoding and learning on one device: they take turns, or divide its cores.
 
-Covered: one decoder thread and any number of learner threads.
-Not covered: devices of their own (then there is nothing to take turns on).
+Turns are for a GPU and for a single core: decoding never waits for more than one quantum of learning. Where there are several
+cores both go on at once, each on half of the threads while both have work, and nobody waits (measured: docs/LOG.md).
+
+Covered: one decoder thread and any number of learner threads, of which one learns at a time.
+Not covered: devices of their own (then there is nothing to divide).
 """
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 
 class LearningInterrupted(Exception):
@@ -25,6 +30,13 @@ class Turns:
         self._learners_wait = 0
         self._learner_next = False
         self._interrupted = False
+        self._threads: int | None = None
+        """What both divide; None: they take turns."""
+        self._decoder_threads = 0
+
+    def divide(self, threads: int) -> None:
+        """From now on both go on at once, on so many threads of torch's together (each on one at least)."""
+        self._threads = threads
 
     def interrupt(self) -> None:
         """End learning at the end of its quantum: from now on `pace` raises LearningInterrupted."""
@@ -33,6 +45,10 @@ class Turns:
     @contextmanager
     def decoding(self) -> Iterator[float]:
         """Hold the device for one decode step. Yields the seconds waited for it."""
+        if self._threads is not None:
+            self._use_threads(self._threads)
+            yield 0.0
+            return
         start = time.perf_counter()
         with self._condition:
             self._decoder_waits = True
@@ -50,6 +66,10 @@ class Turns:
     def learning(self) -> Iterator[None]:
         """Hold the device; call `pace` between quanta. No other learner comes in between: they share one workspace."""
         with self._one_learner:
+            if self._threads is not None:
+                torch.set_num_threads(_half(self._threads))
+                yield
+                return
             self._acquire()
             try:
                 yield
@@ -64,9 +84,16 @@ class Turns:
         """
         if self._interrupted:
             raise LearningInterrupted
-        if self._decoder_waits:
+        if self._decoder_waits and self._threads is None:
             self._release()
             self._acquire()
+
+    def _use_threads(self, threads: int) -> None:
+        """Of the decoder, which is the thread that calls this."""
+        wanted = _half(threads) if self._one_learner.locked() else threads
+        if wanted != self._decoder_threads:
+            torch.set_num_threads(wanted)
+            self._decoder_threads = wanted
 
     def _acquire(self) -> None:
         with self._condition:
@@ -79,3 +106,7 @@ class Turns:
         with self._condition:
             self._held = False
             self._condition.notify_all()
+
+
+def _half(threads: int) -> int:
+    return max(1, threads // 2)

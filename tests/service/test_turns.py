@@ -164,3 +164,50 @@ def test_an_interrupted_learner_ends_with_its_quantum_and_decoding_goes_on() -> 
         turns.pace()
     with turns.decoding():
         pass
+
+
+def test_where_there_are_cores_for_both_neither_waits() -> None:
+    turns = Turns()
+    turns.divide(1)
+    with turns.learning(), turns.decoding() as waited:
+        turns.pace()
+        assert waited == 0
+
+
+def test_learners_still_wait_for_each_other_where_there_are_cores_for_both() -> None:
+    turns, inside, most = Turns(), list[int](), list[int]()
+    turns.divide(1)
+
+    def learn(stop: threading.Event) -> None:
+        while not stop.is_set():
+            with turns.learning():
+                inside.append(1)
+                turns.pace()
+                most.append(len(inside))
+                inside.pop()
+
+    with running(learn, learn):
+        wait_for(lambda: len(most) > STEPS)
+    assert set(most) == {1}
+
+
+def test_threads_are_divided_while_both_have_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, used = Turns(), list[int]()
+    monkeypatch.setattr("service.turns.torch.set_num_threads", used.append)
+    turns.divide(5)
+    for _ in range(2):
+        with turns.decoding():
+            pass
+    with turns.learning(), turns.decoding():
+        pass
+    with turns.decoding():
+        pass
+    assert used == [5, 2, 2, 5]  # the decoder, the learner, the decoder beside it, the decoder alone
+
+
+def test_an_interrupted_learner_ends_where_there_are_cores_for_both() -> None:
+    turns = Turns()
+    turns.divide(1)
+    turns.interrupt()
+    with pytest.raises(LearningInterrupted), turns.learning():
+        turns.pace()
