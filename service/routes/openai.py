@@ -169,4 +169,3 @@ async def _events(answers: Sequence[Answer], shape: Shape, prompt_tokens: int, u
         yield event(error_of(error))
         return
     yield LAST_EVENT
-

@@ -35,9 +35,7 @@ TEXTS = st.lists(st.lists(st.sampled_from([(1,) * BLOCK, (2,) * BLOCK, (1,) * 7,
 
 
 @given(TEXTS, TEXTS)
-def test_the_longest_shared_beginning_is_found_in_whole_blocks(
-    known: list[tuple[int, ...]], asked: list[tuple[int, ...]]
-) -> None:
+def test_the_longest_shared_beginning_is_found_in_whole_blocks(known: list[tuple[int, ...]], asked: list[tuple[int, ...]]) -> None:
     cache = PrefixCache(10**6)
     for tokens in known:
         if cache.worth_adding(MINE, tokens):
