@@ -55,7 +55,10 @@ class Metrics:
         self.between_tokens = Histogram("infold_inter_token_latency_seconds", "Of requests.", registry=r, buckets=_BETWEEN_TOKENS)
         self.end_to_end = Histogram("infold_e2e_request_latency_seconds", "Of requests.", registry=r, buckets=_END_TO_END)
         self.decode_stall = Histogram(
-            "infold_decode_stall_seconds", "Waits of a decode step for a quantum of learning.", registry=r, buckets=_STALLS
+            "infold_decode_stall_seconds",
+            "Waits of a decode step for a quantum of learning; none where both have cores of their own.",
+            registry=r,
+            buckets=_STALLS,
         )
         self.requests_running = Gauge("infold_num_requests_running", "Requests that hold a slot.", registry=r)
         self.requests_waiting = Gauge("infold_num_requests_waiting", "Requests that wait for one.", registry=r)

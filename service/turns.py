@@ -7,12 +7,16 @@ Covered: one decoder thread and any number of learner threads, of which one lear
 Not covered: devices of their own (then there is nothing to divide).
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+LATELY = 0.5
+"""Seconds after a decode step in which another is expected."""
 
 
 class LearningInterrupted(Exception):
@@ -32,7 +36,9 @@ class Turns:
         self._interrupted = False
         self._threads: int | None = None
         """What both divide; None: they take turns."""
-        self._decoder_threads = 0
+        self._decoded = -math.inf
+        """When the last decode step began."""
+        self._using = threading.local()
 
     def divide(self, threads: int) -> None:
         """From now on both go on at once, on so many threads of torch's together (each on one at least)."""
@@ -46,7 +52,8 @@ class Turns:
     def decoding(self) -> Iterator[float]:
         """Hold the device for one decode step. Yields the seconds waited for it."""
         if self._threads is not None:
-            self._use_threads(self._threads)
+            self._decoded = time.perf_counter()
+            self._use(self._threads, beside=self._one_learner.locked())
             yield 0.0
             return
         start = time.perf_counter()
@@ -67,7 +74,7 @@ class Turns:
         """Hold the device; call `pace` between quanta. No other learner comes in between: they share one workspace."""
         with self._one_learner:
             if self._threads is not None:
-                torch.set_num_threads(_half(self._threads))
+                self.pace()
                 yield
                 return
             self._acquire()
@@ -84,16 +91,18 @@ class Turns:
         """
         if self._interrupted:
             raise LearningInterrupted
-        if self._decoder_waits and self._threads is None:
+        if self._threads is not None:
+            self._use(self._threads, beside=time.perf_counter() - self._decoded < LATELY)
+        elif self._decoder_waits:
             self._release()
             self._acquire()
 
-    def _use_threads(self, threads: int) -> None:
-        """Of the decoder, which is the thread that calls this."""
-        wanted = _half(threads) if self._one_learner.locked() else threads
-        if wanted != self._decoder_threads:
+    def _use(self, threads: int, beside: bool) -> None:
+        """In the thread that calls this: all of torch's threads, or half of them beside the other one."""
+        wanted = max(1, threads // 2) if beside else threads
+        if wanted != getattr(self._using, "threads", None):
             torch.set_num_threads(wanted)
-            self._decoder_threads = wanted
+            self._using.threads = wanted
 
     def _acquire(self) -> None:
         with self._condition:
@@ -106,7 +115,3 @@ class Turns:
         with self._condition:
             self._held = False
             self._condition.notify_all()
-
-
-def _half(threads: int) -> int:
-    return max(1, threads // 2)

@@ -192,17 +192,30 @@ def test_learners_still_wait_for_each_other_where_there_are_cores_for_both() -> 
 
 
 def test_threads_are_divided_while_both_have_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns, used = Turns(), list[int]()
-    monkeypatch.setattr("service.turns.torch.set_num_threads", used.append)
+    turns, used = Turns(), list[tuple[str, int]]()
+    monkeypatch.setattr("service.turns.torch.set_num_threads", lambda n: used.append((threading.current_thread().name, n)))
     turns.divide(5)
-    for _ in range(2):
+
+    def decode() -> None:
         with turns.decoding():
             pass
-    with turns.learning(), turns.decoding():
-        pass
-    with turns.decoding():
-        pass
-    assert used == [5, 2, 2, 5]  # the decoder, the learner, the decoder beside it, the decoder alone
+
+    def step() -> None:
+        thread = threading.Thread(target=decode, name="decoder")
+        thread.start()
+        thread.join(30)
+
+    learner = threading.current_thread().name
+    with turns.learning():
+        assert used == [(learner, 5)]  # nothing is decoded
+        step()
+        turns.pace()
+        assert used[1:] == [("decoder", 2), (learner, 2)]
+        monkeypatch.setattr("service.turns.LATELY", 0.0)  # as if that was long ago
+        turns.pace()
+        assert used[3:] == [(learner, 5)]
+    step()
+    assert used[4:] == [("decoder", 5)]
 
 
 def test_an_interrupted_learner_ends_where_there_are_cores_for_both() -> None:
