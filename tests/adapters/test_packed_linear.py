@@ -29,6 +29,13 @@ def test_a_packed_layer_is_the_layer(shape: tuple[int, ...], bias: bool, dtype: 
     torch.testing.assert_close(found, layer(x), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_for_a_row_or_two_of_bfloat16_the_layers_own_weights_are_read(rows: int) -> None:
+    layer = nn.Linear(24, 40, dtype=torch.bfloat16).requires_grad_(False)
+    x = torch.randn(rows, 24, dtype=torch.bfloat16)
+    assert torch.equal(PackedLinear(layer)(x), layer(x))
+
+
 def test_a_weight_in_rows_is_applied_as_ever() -> None:
     weight, x = torch.randn(6, 4), torch.randn(3, 4)
     assert torch.equal(apply(weight, x, None), x @ weight.T)
