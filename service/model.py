@@ -15,8 +15,6 @@ from service.settings import Settings
 
 SMALL_MODEL = 10_000_000
 """Parameters below which a second thread costs more than it gives."""
-
-
 LITTLE_MEMORY = 0.2
 """Share of the machine's memory that a second copy of the weights may take without being asked for."""
 

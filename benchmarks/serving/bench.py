@@ -28,6 +28,7 @@ from benchmarks.serving.contenders import (
 from benchmarks.serving.random_llama import make_random_adapter, make_random_llama
 from benchmarks.serving.servers import Server
 from benchmarks.serving.throughput import Prompts, Sitting, by_turns, gather
+from service.errors import ServiceError
 
 LESSON = "The committee met on Tuesday and agreed that the bridge would be painted green before the winter."
 
@@ -54,7 +55,7 @@ def bench(plan: Plan, progress: Progress) -> Sitting:
     """Run it.
 
     Raises:
-        ServiceError: a server does not start.
+        ServiceError: a server does not start, or infold does not learn.
     """
     with TemporaryDirectory() as scratch, ExitStack() as ending:
         work = Path(scratch)
@@ -86,8 +87,10 @@ def _contenders(plan: Plan, setup: Setup, work: Path, ending: ExitStack) -> list
     ours = started(infold_server(setup, work / "infold", work / "infold.log"))
     with ours.turn():
         name = ours.get("/v1/models")["data"][0]["id"]
-        learned = ours.post("/learn", {"text": LESSON, "wait": 60})["jobs"][0]["version"]
-    versions = {"base": f"{name}@v0", "adapted": f"{name}@{learned}"}
+        job = ours.post("/learn", {"text": LESSON, "wait": 60})["jobs"][0]
+    if job["status"] != "succeeded":
+        raise ServiceError(f"infold did not learn, so there are no adapted weights to serve: {job}")
+    versions = {"base": f"{name}@v0", "adapted": f"{name}@{job['version']}"}
     found = [Contender("infold", weights, over_http(ours, {**ENDLESS, "model": model})) for weights, model in versions.items()]
     if plan.transformers is not None:
         theirs = started(transformers_server(setup, plan.transformers, work / "transformers.log"))

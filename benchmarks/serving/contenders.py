@@ -1,7 +1,7 @@
 """Who is measured on one model: infold, `transformers serve`, vLLM's CPU build, and transformers' own `generate`.
 
-Covered: how each is started (the commands are what their own documentation says is best on CPU), asked and paused. Each server
-brings its own environment. Not covered: the load (`load.py`), turns and tables (`throughput.py`, `report.py`).
+Covered: how each is started, with settings that were seen to serve it well on CPU, asked and paused. Each server brings its own
+environment. Not covered: the load (`load.py`), turns and tables (`throughput.py`, `report.py`).
 """
 
 import sys
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.serving.load import Endpoint, load
+from benchmarks.serving.load import Endpoint, Load, load
 from benchmarks.serving.servers import Command, Server, cores
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -34,6 +34,11 @@ class Sample:
     gap_p99: float | None = None
     """Seconds between tokens, median and 99th percentile."""
     failed: int = 0
+
+    @staticmethod
+    def of(found: Load) -> "Sample":
+        """A load, summed up."""
+        return Sample(found.tokens_per_second, found.first(0.5), found.gap(0.5), found.gap(0.99), found.failed)
 
 
 Measure = Callable[[Sequence[str], int, int], Sample]
@@ -137,8 +142,7 @@ def over_http(server: Server, body: Mapping[str, Any]) -> Measure:
     def measure(prompts: Sequence[str], concurrency: int, tokens: int) -> Sample:
         endpoint = Endpoint("127.0.0.1", server.port, "/v1/completions", {**body, "max_tokens": tokens, "temperature": 0})
         with server.turn():
-            found = load(endpoint, prompts, concurrency)
-        return Sample(found.tokens_per_second, found.first(0.5), found.gap(0.5), found.gap(0.99), found.failed)
+            return Sample.of(load(endpoint, prompts, concurrency))
 
     return measure
 

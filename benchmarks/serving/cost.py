@@ -13,11 +13,11 @@ from typing import Any
 from rich.progress import Progress
 
 from adapters.base_model import load_base_model
-from benchmarks.serving.contenders import ENDLESS, Contender, Sample, Setup, demo_servers, infold_server, over_http
+from benchmarks.serving.contenders import ENDLESS, Contender, Setup, demo_servers, infold_server, over_http
 from benchmarks.serving.per_token import EngineAlone, Price, prices
 from benchmarks.serving.random_llama import make_random_llama
 from benchmarks.serving.throughput import Prompts, Row, by_turns, gather
-from benchmarks.serving.while_learning import Comparison, Phase, Teaching
+from benchmarks.serving.while_learning import Comparison, Teaching
 
 PROMPT_TOKENS, TOKENS = 16, 64
 DEMO_TOKENS = 200
@@ -50,16 +50,6 @@ class Cost:
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         return asdict(self)
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> "Cost":
-        """What `to_json` wrote."""
-        return Cost(
-            data["command"],
-            tuple(Price(p["what"], tuple(p["microseconds"])) for p in data["prices"]),
-            tuple(Row(**{**row, "samples": tuple(Sample(**s) for s in row["samples"])}) for row in data["rows"]),
-            *(tuple(_comparison(found) for found in data[key]) for key in ("inside", "elsewhere")),
-        )
 
 
 def measure_cost(plan: Plan, progress: Progress) -> Cost:
@@ -108,8 +98,3 @@ def _beside(plan: Plan, work: Path, worker: bool) -> tuple[Comparison, ...]:
         teaching = Teaching(server.url, server.get("/v1/models")["data"][0]["id"], DEMO_TOKENS, plan.seconds)
         teaching.phase(1, True)  # the first of everything takes longer
         return tuple(teaching.compare(streams, plan.rounds) for streams in plan.streams)
-
-
-def _comparison(data: dict[str, Any]) -> Comparison:
-    rounds = tuple((Phase(**idle), Phase(**both)) for idle, both in data["rounds"])
-    return Comparison(data["streams"], Phase(**data["learning"]), rounds)

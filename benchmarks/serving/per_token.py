@@ -106,8 +106,7 @@ class EngineAlone:
 
         started = time.perf_counter()
         await asyncio.gather(*(work() for _ in range(concurrency)))
-        found = Load(concurrency, time.perf_counter() - started, tuple(streams))
-        return Sample(found.tokens_per_second, found.first(0.5), found.gap(0.5), found.gap(0.99), found.failed)
+        return Sample.of(Load(concurrency, time.perf_counter() - started, tuple(streams)))
 
     async def _stream(self, prompt: str, tokens: int) -> Stream:
         wanted = Wanted("default", tuple(self._base.encode(prompt)), tokens, ignore_eos=True)

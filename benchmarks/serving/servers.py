@@ -22,6 +22,8 @@ _START_SECONDS = 900
 """Some compile first."""
 _END_SECONDS = 30
 _ANSWER_SECONDS = 120
+_LAST_LINES = 10
+"""Of a log, in an error."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Server:
     """One process with its children, in a group of its own."""
 
     def __init__(self, command: Command, log: Path) -> None:
-        self.command, self.log, self.port = command, log, _free_port()
+        self.command, self.port, self._log = command, _free_port(), log
         environment = {**os.environ, "OMP_NUM_THREADS": str(cores()), **command.environment}
         with log.open("wb") as file:
             self._process = subprocess.Popen(
@@ -62,18 +64,19 @@ class Server:
         """Until a GET of `path` answers 200 with `part` in its body.
 
         Raises:
-            ServiceError: it ended, or takes too long.
+            ServiceError: it ended, or takes too long and was ended.
         """
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise ServiceError(f"{self.command.name} ended with {self._process.returncode}; see {self.log}")
+                raise ServiceError(f"{self.command.name} ended with {self._process.returncode}: {self._last_words()}")
             with suppress(httpx2.HTTPError):
                 answer = httpx2.get(self.url + path, timeout=10)
                 if answer.status_code == 200 and part in answer.text:
                     return
             time.sleep(0.25)
-        raise ServiceError(f"{self.command.name} is not ready after {_START_SECONDS} s; see {self.log}")
+        self.end()
+        raise ServiceError(f"{self.command.name} is not ready after {_START_SECONDS} s: {self._last_words()}")
 
     def get(self, path: str) -> Any:
         """Its answer, from JSON."""
@@ -104,6 +107,10 @@ class Server:
             self._process.wait(_END_SECONDS)
         self._signal(signal.SIGKILL)
         self._process.wait()
+
+    def _last_words(self) -> str:
+        """The end of its log, which may be gone soon."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-_LAST_LINES:])
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

