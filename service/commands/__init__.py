@@ -1,0 +1,1 @@
+"""The commands of `infold` that talk to a running server, by noun."""
