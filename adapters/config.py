@@ -192,14 +192,20 @@ class GuardConfig:
     """Most drift that one update may add, nats per token."""
     kl_total: float = 0.5
     """Most drift from the base model, nats per token."""
+    earlier: int = 8
+    """Earlier lessons asked per update; all are gone through in turns."""
     retention_loss: float = 0.5
-    """Most loss, as a share of the recalled lessons, that one update may cause."""
+    """Most loss, as a share of the earlier lessons asked, that one update may cause."""
+    canary_loss: float = 0.0
+    """Most canaries, as a share of all, that one update may change the answers of."""
 
     def __post_init__(self) -> None:
         _require(self.probes >= 1 and self.raw_probes >= 1, "guard.probes and guard.raw_probes must be at least 1")
         _require(self.raw_tokens >= 2, "guard.raw_tokens must be at least 2")
         _require(self.kl_step > 0 and self.kl_total > 0, "guard budgets must be positive")
+        _require(self.earlier >= 0, "guard.earlier must not be negative")
         _require(0 <= self.retention_loss <= 1, "guard.retention_loss must be in [0, 1]")
+        _require(0 <= self.canary_loss <= 1, "guard.canary_loss must be in [0, 1]")
 
 
 @dataclass(frozen=True)

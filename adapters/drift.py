@@ -1,19 +1,21 @@
 """The guard: what a candidate version is measured on before it may be published, and the verdict.
 
 Probes, at exactly the weights that would be served: held-out text sampled from the base model (KL to it), the new
-views (did they take?), recalled earlier lessons (are they still answered?).
+views (did they take?), earlier lessons in turns (are they still answered?), and all of the operator's canaries: questions
+whose answers must not change.
 
-Covered: measuring, the verdict. Not covered: the operator's own canaries; when to measure (the learner).
+Covered: measuring, the verdict. Not covered: which canaries there are, and what is done if live ones fall (the server).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from adapters.capture import Stem, frozen_stem
 from adapters.config import GuardConfig
+from adapters.delta import DeltaSum
 from adapters.memory import Memory, remembered
 from adapters.targets import Targets
 from adapters.workspace import Workspace
@@ -28,13 +30,27 @@ class Drift:
     taken: float
     """Share of the new lessons whose answers are now the likeliest; 1 when there are none."""
     retained: float
-    """The same of the recalled earlier lessons."""
+    """The same of the earlier lessons asked."""
+    canaries: float = 1.0
+    """The same of the canaries."""
 
 
+SHOWN = 3
+"""Canaries that a verdict names."""
 RAW_TURNS = 16
 """So many updates in succession share their probes where they come from raw text."""
 UNTOUCHED = Drift(0.0, 1.0, 1.0)
 """Of the base model, by definition."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What is asked of a candidate, beside held-out text."""
+
+    new: Sequence[Memory]
+    """Its document's lessons."""
+    earlier: Sequence[Memory] = ()
+    canaries: Sequence[Memory] = ()
 
 
 @dataclass(frozen=True)
@@ -63,12 +79,35 @@ class Guard:
             batches = [held_out[i : i + config.probes] for i in range(0, len(held_out), config.probes)]
             self._base_nll = torch.cat([workspace.nll(workspace.batch(rows.tolist())) for rows in batches])
 
+    def judge(self, current: DeltaSum, candidate: DeltaSum, probed: Probed, turn: int) -> tuple[Drift, str | None]:
+        """What is measured of `candidate`, at exactly the weights that would be served, and why to reject it, or None."""
+        self._workspace.install(candidate.weights())
+        after = self.measure(probed.new, probed.earlier, turn)
+        held = remembered(self._workspace, probed.canaries)
+        after = replace(after, canaries=_share(held))
+        fallen = [canary for canary, holds in zip(probed.canaries, held, strict=True) if not holds]
+        if not fallen and self.verdict(UNTOUCHED, after) is None:
+            return after, None  # within what one update may cost even if all of it were this one's
+        self._workspace.install(current.weights())
+        reason = self.verdict(self.measure(probed.new, probed.earlier, turn), after)
+        before = remembered(self._workspace, fallen)
+        changed = [canary for canary, held in zip(fallen, before, strict=True) if held]
+        return after, reason or self._canary_verdict(changed, len(probed.canaries))
+
     @torch.no_grad()
-    def measure(self, new: Sequence[Memory], recalled: Sequence[Memory], turn: int) -> Drift:
+    def measure(self, new: Sequence[Memory], earlier: Sequence[Memory], turn: int) -> Drift:
         """Probe the weights installed. `turn` chooses the part of the held-out samples. Two forward passes: probes, and lessons."""
         kl = self._drift(self._picked(turn, self.config.probes)) if new else self._raw_drift(turn)
-        answers = remembered(self._workspace, [*new, *recalled])
+        answers = remembered(self._workspace, [*new, *earlier])
         return Drift(kl, _share(answers[: len(new)]), _share(answers[len(new) :]))
+
+    def _canary_verdict(self, changed: Sequence[Memory], count: int) -> str | None:
+        """Why the answers of `changed`, of `count` canaries, may not change, or None."""
+        if len(changed) <= self.config.canary_loss * count:
+            return None
+        shown = "; ".join(self._workspace.base.decode(list(m.prompt)).strip() for m in changed[:SHOWN])
+        more = "; ..." if len(changed) > SHOWN else ""
+        return f"{len(changed)} of {count} canaries would no longer be answered as they must be: {shown}{more}"
 
     def _picked(self, turn: int, probes: int) -> list[int]:
         """The next samples in turn."""

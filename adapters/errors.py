@@ -28,5 +28,9 @@ class EmptyDocument(AdapterError, ValueError):
     """A document has no token to learn from."""
 
 
+class InvalidCanary(AdapterError, ValueError):
+    """A canary cannot be asked of this model."""
+
+
 class CorruptCheckpoint(AdapterError):
     """A file of ours is torn, foreign or was made for another base model."""

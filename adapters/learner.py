@@ -16,7 +16,7 @@ from adapters.anchors import Anchors
 from adapters.config import LearnConfig
 from adapters.curvature import Curvature, DampedCurvature
 from adapters.delta import Delta, DeltaSum, join
-from adapters.drift import UNTOUCHED, Drift, Guard
+from adapters.drift import Drift, Guard, Probed
 from adapters.errors import InvalidConfig
 from adapters.fold import FoldReport, Lesson, fold
 from adapters.importance import TokenScorer, features, weigh
@@ -24,7 +24,7 @@ from adapters.memory import Memory, memorise, of_answer, remembered
 from adapters.metric import Metric
 from adapters.reflection import Past, recall, rehearse
 from adapters.views import Judged, View, ViewTemplate, borne_out, judge_views, prompt_ids, write_views
-from adapters.windows import Window, windows
+from adapters.windows import Window, distinct, windows
 from adapters.workspace import Workspace
 
 TokenWeight = tuple[str, float]
@@ -94,7 +94,7 @@ class Learner:
     def score(self, document: str) -> tuple[TokenWeight, ...]:
         """Token texts and weights of a document at the base weights. What two windows share is taken from the later one."""
         self.workspace.install(self.workspace.base_weights)
-        pieces = windows(self.workspace.base, self.workspace.base.inert(document), self.window)
+        pieces = self._windows(document)
         return _merge(pieces, [self._labelled(self._weigh_rows([self.workspace.base.encode(piece.text)])) for piece in pieces])
 
     def learn(
@@ -103,19 +103,20 @@ class Learner:
         current: DeltaSum,
         memories: Sequence[Memory] = (),
         turn: int = 0,
+        canaries: Sequence[Memory] = (),
     ) -> Learned:
         """Learn `document` on top of `current` (not changed), rehearsing some of `memories`.
 
-        turn: seeds every choice, the guard's probes included.
+        turn: seeds every choice, the guard's probes included. canaries: what must be answered as before.
 
         Raises:
             EmptyDocument: nothing but white space.
         """
         clock, candidate = _Clock(), current.copy()
-        pieces = windows(self.workspace.base, self.workspace.base.inert(document), self.window)
+        pieces = self._windows(document)
         with clock.stage("fold"):
             metric = self.metric.after(memories if self.config.views.count else ())  # the fast path has no lessons to keep
-        past = Past(memories, self.anchors, self.config.reflection, turn)
+        past = Past(memories, self.anchors, self.config.reflection, turn, canaries)
         state = _State(candidate, past, metric, turn, clock)
         parts: list[_Part] = []
         for piece in pieces:
@@ -129,8 +130,8 @@ class Learner:
         drift, rejection = None, None
         if folded:
             with clock.stage("guard"):
-                recalled = past.rehearsed(new) if self.config.views.count else []  # the fast path has no lessons to lose
-                drift, rejection = self._judge(current, result, new, recalled, turn)
+                earlier = past.sampled(new, self.config.guard.earlier) if self.config.views.count else []  # the fast path has none
+                drift, rejection = self.guard.judge(current, result, Probed(new, earlier, canaries), turn)
         report = LearnReport(
             views=tuple(self._as_text(view) for part in folded for view in part.views),
             windows=len(pieces),
@@ -145,6 +146,10 @@ class Learner:
         if rejection is not None:
             return Learned(Delta.zero(), current, (), weights, report)
         return Learned(delta, result, new, weights, report)
+
+    def _windows(self, document: str) -> list[Window]:
+        """What is read of a document."""
+        return windows(self.workspace.base, distinct(self.workspace.base.inert(document)), self.window)
 
     def _learn_window(self, piece: str, state: "_State", earlier: Sequence[Memory]) -> "_Part":
         """Learn one window and add its delta to the candidate: through views of it, or its raw text if there are none.
@@ -200,17 +205,6 @@ class Learner:
             delta, report = fold(workspace, lesson, state.metric, settings, weigh_first, self._raw_targets)
             state.candidate.add(delta)
         return _Part(self._labelled(lesson), *_counts(lesson), (), delta, (), report)
-
-    def _judge(
-        self, current: DeltaSum, candidate: DeltaSum, new: Sequence[Memory], recalled: Sequence[Memory], turn: int
-    ) -> tuple[Drift, str | None]:
-        """What the guard measures of `candidate`, at exactly the weights that would be served, and why to reject it, or None."""
-        self.workspace.install(candidate.weights())
-        after = self.guard.measure(new, recalled, turn)
-        if self.guard.verdict(UNTOUCHED, after) is None:
-            return after, None  # within what one update may cost even if all of it were this one's
-        self.workspace.install(current.weights())
-        return after, self.guard.verdict(self.guard.measure(new, recalled, turn), after)
 
     def _write(self, piece: str, turn: int) -> list[View]:
         """Views of one window that the window bears out; the base weights must be installed."""

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from adapters.base_model import BaseModel
+from adapters.errors import InvalidCanary
 from adapters.fold import Lesson
 from adapters.workspace import Workspace
+
+ASKED_TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,22 @@ def of_answer(prompt: Sequence[int], answer: Sequence[int], replaced: Sequence[i
     """The memory of an answer, all of which counts."""
     required = [False] * (len(prompt) - 1) + [True] * len(answer)
     return Memory((*prompt, *answer), tuple(map(float, required)), tuple(required), tuple(replaced))
+
+
+def of_text(base: BaseModel, prompt: str, answer: str) -> Memory:
+    """The memory of a question and its answer as an operator writes them; both get one space between them, if they have none.
+
+    Raises:
+        InvalidCanary: there is no answer, or both together exceed the model's context.
+    """
+    start = base.encode(base.inert(prompt))
+    text = base.inert(answer if answer[:1].isspace() or prompt[-1:].isspace() else f" {answer}")
+    rest = list(base.tokenizer.encode(text, add_special_tokens=False))
+    if not answer.strip() or not rest or not start:
+        raise InvalidCanary("a canary needs a prompt and an answer")
+    if len(start) + len(rest) > base.context:
+        raise InvalidCanary(f"the canary has {len(start) + len(rest)} tokens; the model's context is {base.context}")
+    return of_answer(start, rest)
 
 
 def memorise(lesson: Lesson, given: Sequence[int | None]) -> list[Memory]:
@@ -73,9 +93,10 @@ def relearn(workspace: Workspace, memories: Sequence[Memory]) -> Lesson:
 
 @torch.no_grad()
 def remembered(workspace: Workspace, memories: Sequence[Memory]) -> list[bool]:
-    """Whether each memory's answer is the likeliest, token by token, at the weights installed. One forward pass."""
-    if not memories:
-        return []
-    lesson = relearn(workspace, memories)
-    right = workspace.logits(lesson.batch)[:, :-1].argmax(-1) == lesson.batch.ids[:, 1:]
-    return [bool(ok) for ok in (right | ~lesson.required).all(-1).tolist()]
+    """Whether each memory's answer is the likeliest, token by token, at the weights installed. One forward pass for every 256."""
+    answers: list[bool] = []
+    for start in range(0, len(memories), ASKED_TOGETHER):
+        lesson = relearn(workspace, memories[start : start + ASKED_TOGETHER])
+        right = workspace.logits(lesson.batch)[:, :-1].argmax(-1) == lesson.batch.ids[:, 1:]
+        answers += [bool(ok) for ok in (right | ~lesson.required).all(-1).tolist()]
+    return answers

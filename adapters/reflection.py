@@ -28,9 +28,12 @@ PARAPHRASE = 0.7
 class Past:
     """Earlier lessons and anchors, as seen while one document is learned."""
 
-    def __init__(self, memories: Sequence[Memory], anchors: Anchors, config: ReflectionConfig, turn: int) -> None:
-        """turn: how many documents came before; where the rotation stands."""
+    def __init__(
+        self, memories: Sequence[Memory], anchors: Anchors, config: ReflectionConfig, turn: int, canaries: Sequence[Memory] = ()
+    ) -> None:
+        """turn: how many documents came before; where the rotation stands. canaries: held like anchors, before any of them."""
         self._memories, self._anchors, self._config, self._turn = memories, anchors, config, turn
+        self._canaries = canaries
         self._last_asked = {m.prompt: place for place, m in enumerate(memories)}
         self._replacing: dict[int, list[int]] = {}
         for place, memory in enumerate(memories):
@@ -50,6 +53,7 @@ class Past:
         lessons, anchors = self._config.recalled, 2 * self._config.anchored
         room = max(0, lessons + anchors - len(lost))
         near = [
+            *self._anchors.nearest(new, anchors // 4, self._canaries),
             *self._anchors.nearest(new, lessons // 2, self._memories),
             *self._anchors.nearest(new, anchors // 2),
             *self._beside(lost, lessons // 2, self._memories),
@@ -73,6 +77,10 @@ class Past:
         mixed = (m for pair in zip_longest(lessons, anchors) for m in pair if m is not None)
         taught = {m.prompt for m in new}
         return [m for m in self._valid(mixed, new) if m.prompt not in taught]
+
+    def sampled(self, new: Sequence[Memory], count: int) -> list[Memory]:
+        """Earlier lessons in rotation, whatever was rehearsed of them: what the guard asks."""
+        return self._valid(recall(self._memories, count, self._turn), new)
 
     def _beside(self, lost: Sequence[Memory], count: int, among: Sequence[Memory]) -> list[Memory]:
         """The nearest to what was lost, without itself."""

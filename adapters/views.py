@@ -20,10 +20,10 @@ from adapters.base_model import BaseModel
 from adapters.config import ViewConfig
 from adapters.errors import InvalidTemplate
 from adapters.sampling import continue_rows
+from adapters.windows import SENTENCE_END
 from adapters.workspace import Workspace
 
 _WORD = re.compile(r"\w+")
-_SENTENCE_END = re.compile(r"(?<=[.!?。])\s+|\n+")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def parse_views(template: ViewTemplate, continuation: str, finished: bool = True
 
 def sentences(document: str) -> list[str]:
     """The document's sentences and lines, as far as punctuation tells. An abbreviation makes one too many, which harms nothing."""
-    return [found for found in (part.strip() for part in _SENTENCE_END.split(document)) if _WORD.search(found)]
+    return [found for found in (part.strip() for part in SENTENCE_END.split(document)) if _WORD.search(found)]
 
 
 def _twice(sentence: str) -> str:

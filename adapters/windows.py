@@ -1,8 +1,9 @@
 """Cut a document that is longer than the model's context into overlapping windows.
 
-Covered: cutting at token boundaries, by character offsets, so that no character is lost. Not covered: joining views
-of several windows."""
+Covered: cutting at token boundaries, by character offsets, so that no character is lost; sentences that come again and again.
+Not covered: joining views of several windows."""
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -13,6 +14,10 @@ OVERLAP = 4
 """Consecutive windows share one part in `OVERLAP` of their tokens, so that a sentence on a border stands whole in one of them."""
 
 
+SENTENCE_END = re.compile(r"(?<=[.!?。])\s+|\n+")
+_SENTENCES = re.compile(rf"({SENTENCE_END.pattern})")
+
+
 @dataclass(frozen=True)
 class Window:
     """One piece of a document."""
@@ -20,6 +25,18 @@ class Window:
     text: str
     shared: int
     """How many of its tokens, from the first, the window before it has too."""
+
+
+def distinct(document: str) -> str:
+    """`document` without the sentences that it has said before: ten thousand copies of one teach what one teaches, at its price."""
+    seen: set[str] = set()
+    kept: list[str] = []
+    parts = [*_SENTENCES.split(document), ""]
+    for sentence, separator in zip(parts[::2], parts[1::2], strict=True):
+        if sentence.strip() not in seen or not sentence.strip():
+            kept += [sentence, separator]
+            seen.add(sentence.strip())
+    return "".join(kept)
 
 
 def windows(base: BaseModel, document: str, size: int) -> list[Window]:

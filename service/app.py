@@ -1,5 +1,6 @@
 """The HTTP application: routes, error answers, life cycle."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,9 +12,10 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from adapters.errors import AdapterError
+from service.canary_watch import CanaryWatch
 from service.errors import ServiceError, StoreUnavailable, error_body, error_of, status_of
 from service.middleware import BodyLimit, RequestId
-from service.routes import documents, generate, health, learn, openai, versions
+from service.routes import canaries, documents, generate, health, learn, openai, versions
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -28,20 +30,24 @@ def create_app(settings: Settings) -> FastAPI:
         InvalidSettings: the URL of Redis is none.
     """
     runtime = Runtime(settings)
+    canary_watch = CanaryWatch(runtime)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await runtime.start()
+        watching = asyncio.create_task(canary_watch.run())
         try:
             yield
         finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             await runtime.stop()
 
     app = FastAPI(
         title="infold", version="0.1.0", lifespan=lifespan, description="An LLM server that keeps learning while it serves."
     )
-    app.state.runtime = runtime
-    for module in (learn, generate, openai, documents, versions, health):
+    app.state.runtime, app.state.canary_watch = runtime, canary_watch
+    for module in (learn, generate, openai, documents, versions, canaries, health):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequestId)  # outermost, so that every answer has one

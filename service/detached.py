@@ -19,6 +19,7 @@ from adapters.checkpoint import VersionStore
 from adapters.learner import Learner
 from adapters.targets import find_targets
 from adapters.workspace import Workspace
+from service.canaries import Canaries
 from service.connection import PATIENCE_SECONDS, connect
 from service.learning import make_learner
 from service.ledger import Ledger, VersionRecord
@@ -43,6 +44,7 @@ class DetachedWorker:
         self._redis = connect(settings.redis_url or EmbeddedValkey(settings.data_dir).url)
         self._queue = JobQueue(self._redis, settings.max_queue)
         self._ledger = Ledger(self._redis, settings.namespaces)
+        self._canaries = Canaries(self._redis, settings.max_canaries)
         self._store = VersionStore(settings.data_dir / "versions")
         self._worker: Worker | None = None
         self.turns = Turns()
@@ -60,7 +62,9 @@ class DetachedWorker:
         workspace = Workspace(base, find_targets(base.model, self.settings.learn.targets), self.turns.pace)
         learner = await asyncio.to_thread(self._make_learner, workspace)
         await self._reach_redis()
-        self._worker = Worker(self._queue, self._ledger, self._store, None, learner, self.turns, self.metrics, self.settings)
+        self._worker = Worker(
+            self._queue, self._ledger, self._store, None, self._canaries, learner, self.turns, self.metrics, self.settings
+        )
         following = asyncio.create_task(self._follow())
         try:
             log.info("waiting for documents", namespaces=self.settings.namespaces)

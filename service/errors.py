@@ -5,7 +5,7 @@ Routes and services raise; nothing formats an error but `error_body`. The body i
 
 from typing import Any
 
-from adapters.errors import AdapterError, CorruptCheckpoint, EmptyDocument
+from adapters.errors import AdapterError, CorruptCheckpoint, EmptyDocument, InvalidCanary
 
 
 class ServiceError(Exception):
@@ -42,6 +42,14 @@ class UnknownJob(ServiceError):
 
 class UnknownDocument(ServiceError):
     """No such document in the namespace."""
+
+
+class UnknownCanary(ServiceError):
+    """No such canary in the namespace."""
+
+
+class TooManyCanaries(ServiceError):
+    """Every update asks all canaries, so there may be only so many."""
 
 
 class NotCancellable(ServiceError):
@@ -87,6 +95,7 @@ class DataDirectoryBusy(ServiceError):
 STATUS: dict[type[Exception], int] = {
     InvalidRequest: 400,
     EmptyDocument: 400,
+    InvalidCanary: 400,
     AdapterError: 400,
     CorruptCheckpoint: 500,
     UnknownNamespace: 404,
@@ -94,6 +103,8 @@ STATUS: dict[type[Exception], int] = {
     UnknownModel: 404,
     UnknownJob: 404,
     UnknownDocument: 404,
+    UnknownCanary: 404,
+    TooManyCanaries: 400,
     NotCancellable: 409,
     KeyReused: 409,
     AliasMoved: 412,

@@ -7,8 +7,10 @@
     infold:{ns}:versions              hash     v<N> -> JSON {name, digest, parent, documents, job_id, created, drift, bytes}
     infold:{ns}:version_count         string   the last N given
     infold:{ns}:alias                 string   the version that requests get by default; absent: v0
+    infold:{ns}:shadow                string   the version that was learned last without being served; absent: none
+    infold:{ns}:canaries              hash     id -> JSON {prompt, answer, counts}
     infold:{ns}:idempotency:{key}     string   JSON {body, jobs}; a day
-    infold:moves                      stream   {namespace, version} of each alias that moved; the last thousands
+    infold:moves                      stream   {namespace, version, served: "" of a shadow} of aliases that moved; the last 10,000
     infold:job:{id}                   hash     job_id, namespace, document_id, status, attempts, version, report, error, timestamps
     infold:job:{id}:events            stream   {status, stage}: what /learn/{id}/events and `wait` follow; an hour after the end
 
@@ -59,6 +61,16 @@ def version_count(namespace: str) -> str:
 def alias(namespace: str) -> str:
     """The version served by default."""
     return f"infold:{namespace}:alias"
+
+
+def shadow(namespace: str) -> str:
+    """The version that was learned last in the shadow of what is served."""
+    return f"infold:{namespace}:shadow"
+
+
+def canaries(namespace: str) -> str:
+    """Questions whose answers must not change."""
+    return f"infold:{namespace}:canaries"
 
 
 def idempotency(namespace: str, key: str) -> str:

@@ -45,21 +45,27 @@ class VersionRecord:
 BASE_RECORD = VersionRecord(BASE, None, None, (), None, 0.0, None, 0)
 
 _PUBLISH = """
-local versions, count, alias, job, events, document, moves = unpack(KEYS)
-local expected, record, now, report, tokens, keep, namespace = unpack(ARGV)
+local versions, count, alias, shadow, job, events, document, moves = unpack(KEYS)
+local expected, record, now, report, tokens, keep, namespace, served = unpack(ARGV)
 local status = redis.call('HMGET', job, 'status', 'version')
 if status[1] ~= 'running' then return {'ended', status[2] or '', ''} end
 local current = redis.call('GET', alias) or 'v0'
+if served == '' then current = redis.call('GET', shadow) or current end
 if current ~= expected then return {'moved', current, ''} end
 local name = 'v' .. redis.call('INCR', count)
 record = string.gsub(record, '"name": ""', '"name": "' .. name .. '"', 1)
 redis.call('HSET', versions, name, record)
-redis.call('SET', alias, name)
+if served == '' then
+  redis.call('SET', shadow, name)
+else
+  redis.call('SET', alias, name)
+  redis.call('DEL', shadow)
+end
 redis.call('HSET', document, 'version', name, 'tokens', tokens, 'learned_at', now)
 redis.call('HSET', job, 'status', 'succeeded', 'version', name, 'report', report, 'finished_at', now)
 redis.call('XADD', events, '*', 'status', 'succeeded', 'version', name)
 redis.call('EXPIRE', events, keep)
-local entry = redis.call('XADD', moves, 'MAXLEN', '~', 10000, '*', 'namespace', namespace, 'version', name)
+local entry = redis.call('XADD', moves, 'MAXLEN', '~', 10000, '*', 'namespace', namespace, 'version', name, 'served', served)
 return {'ok', name, entry}
 """
 
@@ -67,7 +73,9 @@ _MOVE = """
 local current = redis.call('GET', KEYS[1]) or 'v0'
 if ARGV[2] ~= '' and current ~= ARGV[2] then return {'moved', current, ''} end
 redis.call('SET', KEYS[1], ARGV[1])
-return {'ok', ARGV[1], redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'namespace', ARGV[3], 'version', ARGV[1])}
+redis.call('DEL', KEYS[3])
+local entry = redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'namespace', ARGV[3], 'version', ARGV[1], 'served', '1')
+return {'ok', ARGV[1], entry}
 """
 
 _EVENTS_KEPT_SECONDS = 3600
@@ -80,6 +88,8 @@ class Ledger:
         self._redis = redis
         self._records: dict[str, dict[str, VersionRecord]] = {n: {BASE: BASE_RECORD} for n in namespaces}
         self._aliases = dict.fromkeys(namespaces, BASE)
+        self._shadows: dict[str, str] = {}
+        """What was learned last in the shadow of what is served."""
         self._moved = dict.fromkeys(namespaces, _entry("0"))
         """Where in the stream of moves each alias stands: what was heard late must not move it back."""
         self._heard, self._following = "0", False
@@ -92,15 +102,18 @@ class Ledger:
         """Read versions and aliases from Redis: at start, and when it turns out to know more than this process."""
         async with self._redis.pipeline(transaction=True) as pipe:
             for namespace in self._records:
-                pipe.hgetall(keys.versions(namespace)).get(keys.alias(namespace))
+                pipe.hgetall(keys.versions(namespace)).get(keys.alias(namespace)).get(keys.shadow(namespace))
             *answers, moves = await pipe.xrevrange(keys.MOVES, count=1).execute()
         last = moves[0][0] if moves else "0"
         self._heard = max(self._heard, last, key=_entry) if moves else last
-        for (namespace, records), found, alias in zip(self._records.items(), answers[::2], answers[1::2], strict=True):
+        read = zip(self._records.items(), answers[::3], answers[1::3], answers[2::3], strict=True)
+        for (namespace, records), found, alias, shadow in read:
             records.update({name: _record(text) for name, text in found.items()})
             if not moves:  # of a ledger that was lost, or written before there were any
                 self._moved[namespace] = _entry(last)
             self._point(namespace, alias or BASE, last)
+            if shadow is not None:
+                self._shadows[namespace] = shadow
             self._highest[namespace] = max(r.number for r in records.values())
 
     async def follow(self, arrive: Callable[[str, VersionRecord], Awaitable[bool]]) -> None:
@@ -120,7 +133,9 @@ class Ledger:
                     if namespace in self._aliases and _entry(entry) > self._moved[namespace]:
                         text = await self._redis.hget(keys.versions(namespace), name)
                         record = self._records[namespace][name] = BASE_RECORD if name == BASE else _record(text)
-                        if await arrive(namespace, record):
+                        if not fields.get("served", "1"):
+                            self._shadows[namespace] = name
+                        elif await arrive(namespace, record):
                             self._point(namespace, name, entry)
                     self._heard = entry
 
@@ -131,12 +146,17 @@ class Ledger:
     async def reached(self, namespace: str, version: str) -> None:
         """Wait until this process has resolved to `version`, or to a later one."""
         while self._highest[namespace] < _number(version):
-            await self._changed.wait()
+            await self.moved()
+
+    async def moved(self) -> None:
+        """Wait until this process resolves to another version."""
+        await self._changed.wait()
 
     def _point(self, namespace: str, name: str, entry: str) -> None:
         """Resolve to `name` from now on, unless that is old."""
         if _entry(entry) >= self._moved[namespace]:
             self._aliases[namespace], self._moved[namespace] = name, _entry(entry)
+            self._shadows.pop(namespace, None)
         self._highest[namespace] = max(self._highest[namespace], _number(name))
         self._changed.set()
         self._changed = asyncio.Event()
@@ -160,6 +180,10 @@ class Ledger:
             raise UnknownVersion(f"namespace {namespace!r} has no version {name!r}", param="version")
         return record
 
+    def shadow(self, namespace: str) -> VersionRecord:
+        """The record of what was learned last in the shadow of what is served; of what is served, if nothing was since it moved."""
+        return self.resolve(namespace, self._shadows.get(namespace))
+
     def versions(self, namespace: str) -> list[VersionRecord]:
         """All versions, oldest first."""
         self.check(namespace)
@@ -170,11 +194,18 @@ class Ledger:
         return {r.digest for records in self._records.values() for r in records.values() if r.digest is not None}
 
     async def publish(
-        self, job: Job, version: Version, parent: VersionRecord, report: dict[str, Any], tokens: Sequence[tuple[str, float]]
+        self,
+        job: Job,
+        version: Version,
+        parent: VersionRecord,
+        report: dict[str, Any],
+        tokens: Sequence[tuple[str, float]],
+        served: bool = True,
     ) -> VersionRecord:
         """Register `version` under the next name, flip the alias from `parent` to it and end `job`: all or nothing.
 
-        Returns the record of the version that ended the job, which is an earlier one if the job had ended before.
+        served: False: the alias stays, and the shadow is moved from `parent` to it. Returns the record of the version that ended
+        the job, which is an earlier one if the job had ended before.
 
         Raises:
             AliasMoved: the alias does not point to `parent` any more.
@@ -186,22 +217,25 @@ class Ledger:
         namespace = job.namespace
         outcome, name, entry = await self._publish(
             keys=[
-                keys.versions(namespace), keys.version_count(namespace), keys.alias(namespace),
+                keys.versions(namespace), keys.version_count(namespace), keys.alias(namespace), keys.shadow(namespace),
                 keys.job(job.job_id), keys.events(job.job_id), keys.document(namespace, job.document_id), keys.MOVES,
             ],
             args=[
                 parent.name, json.dumps(asdict(record)), time.time(), json.dumps(report), json.dumps(tokens),
-                _EVENTS_KEPT_SECONDS, namespace,
+                _EVENTS_KEPT_SECONDS, namespace, "1" if served else "",
             ],
         )  # fmt: skip
         if outcome == "moved":
             await self.load()
-            raise AliasMoved(f"the alias of {namespace!r} points to {name}, not to {parent.name}")
+            raise AliasMoved(f"the head of {namespace!r} is {name}, not {parent.name}")
         if outcome == "ended":  # by an earlier call whose answer was lost, or before a restart
             await self.load()
         else:
             self._records[namespace][name] = VersionRecord(**{**asdict(record), "name": name, "documents": record.documents})
-            self._point(namespace, name, entry)
+            if served:
+                self._point(namespace, name, entry)
+            else:
+                self._shadows[namespace] = name
         return self.resolve(namespace, name)
 
     async def move_alias(self, namespace: str, to: str, expected: str | None) -> VersionRecord:
@@ -211,7 +245,9 @@ class Ledger:
             UnknownNamespace, UnknownVersion, AliasMoved
         """
         record = self.resolve(namespace, to)
-        outcome, current, entry = await self._move(keys=[keys.alias(namespace), keys.MOVES], args=[to, expected or "", namespace])
+        outcome, current, entry = await self._move(
+            keys=[keys.alias(namespace), keys.MOVES, keys.shadow(namespace)], args=[to, expected or "", namespace]
+        )
         if outcome == "ok":
             self._point(namespace, current, entry)
         else:

@@ -42,7 +42,11 @@ class Metrics:
         self.drift = Gauge(
             "infold_drift_kl_nats", "KL of the published version from the base model, per token.", ["probe"], registry=r
         )
-        self.retention = Gauge("infold_retention_ratio", "Recalled earlier documents still answered.", registry=r)
+        self.canary_accuracy = Gauge(
+            "infold_canary_accuracy_ratio", "Canaries that the live version answers as it must.", ["namespace"], registry=r
+        )
+        self.rollbacks = Counter("infold_rollbacks", "Aliases moved back.", ["reason"], registry=r)
+        self.retention = Gauge("infold_retention_ratio", "Earlier documents asked that are still answered.", registry=r)
 
         self.queue_depth = Gauge("infold_queue_depth", "Jobs queued or running.", ["namespace"], registry=r)
         self.queue_oldest_age = Gauge("infold_queue_oldest_age_seconds", "Age of the oldest of them.", ["namespace"], registry=r)
@@ -71,6 +75,8 @@ class Metrics:
             self.operation.labels(operation)
         for result in ("succeeded", "unchanged", "rejected", "failed"):
             self.updates.labels(result)
+        for reason in ("operator", "canaries"):
+            self.rollbacks.labels(reason)
         for reason in ("stop", "length", "cancelled", "error"):
             self.requests.labels(reason)
         self.drift.labels("held_out")

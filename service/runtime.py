@@ -22,11 +22,12 @@ from adapters.versioned_linear import VersionTable
 from adapters.views import ViewTemplate
 from adapters.workspace import Workspace
 from service.arrivals import Arrivals
+from service.canaries import Canaries
 from service.connection import PATIENCE_SECONDS, connect
 from service.engine import Engine, Limits
 from service.errors import LearnsElsewhere, NotReady
 from service.learning import make_learner
-from service.ledger import Ledger
+from service.ledger import Ledger, VersionRecord
 from service.metrics import Metrics
 from service.model import load_model, load_template, serve_fast
 from service.queue import JobQueue
@@ -54,6 +55,7 @@ class Runtime:
         self.store = VersionStore(settings.data_dir / "versions")
         self.queue = JobQueue(self.redis, settings.max_queue)
         self.ledger = Ledger(self.redis, settings.namespaces)
+        self.canaries = Canaries(self.redis, settings.max_canaries)
         self.loading, self.scoring = asyncio.Lock(), asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._model: tuple[BaseModel, Engine, Residency, Workspace] | None = None
@@ -138,6 +140,25 @@ class Runtime:
         total, _ = self.store.rebuild(digest, base.digest, workspace.base_weights)
         return total.weights()
 
+    async def roll_back(self, namespace: str, to: str, expected: str | None, reason: str) -> VersionRecord:
+        """Answer from version `to`, if `expected` (None: whatever) answers now.
+
+        Raises:
+            UnknownNamespace, UnknownVersion, AliasMoved
+        """
+        started = time.perf_counter()
+        digest = self.ledger.resolve(namespace, to).digest
+        key = await asyncio.to_thread(self.residency.acquire, digest)  # first: what cannot be loaded must not answer
+        try:
+            record = await self.ledger.move_alias(namespace, to, expected)
+            self.residency.pin(namespace, digest)
+        finally:
+            self.residency.release(key)
+        self.metrics.show_version(namespace, record.name)
+        self.metrics.rollbacks.labels(reason).inc()
+        self.metrics.operation.labels("rollback").observe(time.perf_counter() - started)
+        return record
+
     @property
     def learns_elsewhere(self) -> bool:
         """Whether a worker in another process learns."""
@@ -160,7 +181,15 @@ class Runtime:
                 await self._arrivals().run()
             self._learner = await asyncio.to_thread(self._make_learner)
             self.worker = Worker(
-                self.queue, self.ledger, self.store, self.residency, self._learner, self.turns, self.metrics, self.settings
+                self.queue,
+                self.ledger,
+                self.store,
+                self.residency,
+                self.canaries,
+                self._learner,
+                self.turns,
+                self.metrics,
+                self.settings,
             )
             await self.worker.run()
         except asyncio.CancelledError:

@@ -130,6 +130,20 @@ class GenerateIn(_Body):
     version: str | None = None
 
 
+class CanaryIn(_Body):
+    """A question whose answer must not change, and how that must begin."""
+
+    prompt: Text = Field(max_length=8192)
+    answer: Text = Field(max_length=8192)
+
+
+class CanariesIn(_Body):
+    """Body of POST /canaries."""
+
+    canaries: list[CanaryIn] = Field(min_length=1, max_length=1000)
+    namespace: str = "default"
+
+
 class RollbackIn(_Body):
     """Body of POST /versions/rollback."""
 

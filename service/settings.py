@@ -54,6 +54,12 @@ class Settings(BaseSettings):
     """Jobs that may wait per namespace; more are refused with 429."""
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024)
     max_document_tokens: int = Field(32_768, ge=8)
+    max_canaries: int = Field(1000, ge=0)
+    """Canaries per namespace; every update asks all of them."""
+    canary_floor: float = Field(0.9, ge=0, le=1)
+    """Least share of the canaries that the live version must answer; below it goes back to an earlier one that does."""
+    publish: Literal["live", "shadow"] = "live"
+    """live: what passed the guard answers at once; shadow: it is learned, measured and kept, and answers when asked for by name."""
     max_attempts: int = Field(3, ge=1)
     """Deliveries of a job before it goes to the dead letters."""
 

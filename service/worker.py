@@ -10,7 +10,7 @@ Not covered: two workers on one namespace.
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -19,9 +19,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from adapters.checkpoint import Version, VersionStore
 from adapters.delta import DeltaSum
-from adapters.errors import AdapterError, CorruptCheckpoint
+from adapters.errors import AdapterError, CorruptCheckpoint, InvalidCanary
 from adapters.learner import Learned, Learner
-from adapters.memory import Memory
+from adapters.memory import Memory, of_text
+from service.canaries import Canaries, Canary
 from service.connection import PATIENCE_SECONDS
 from service.errors import AliasMoved
 from service.ledger import Ledger, VersionRecord
@@ -63,6 +64,7 @@ class Worker:
         ledger: Ledger,
         store: VersionStore,
         residency: Residency | None,
+        canaries: Canaries,
         learner: Learner,
         turns: Turns,
         metrics: Metrics,
@@ -70,7 +72,8 @@ class Worker:
     ) -> None:
         """residency: of the engine in this process; None: whoever serves is elsewhere, and hears of versions from the ledger."""
         self._queue, self._ledger, self._store, self._residency = queue, ledger, store, residency
-        self._learner, self._turns, self._metrics, self._settings = learner, turns, metrics, settings
+        self._canaries, self._learner, self._turns, self._metrics, self._settings = canaries, learner, turns, metrics, settings
+        self._shadow = settings.publish == "shadow"
         self._heads: dict[str, _Head] = {}
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
@@ -130,8 +133,9 @@ class Worker:
         job = claim.job
         document = await self._patiently(lambda: self._ledger.document(job.namespace, job.document_id))
         head = await asyncio.to_thread(self._head, job.namespace)
-        learned = await asyncio.to_thread(self._run_learner, document["text"], head)
-        report = asdict(learned.report)
+        canaries = await self._patiently(lambda: self._canaries.counted(job.namespace))
+        learned = await asyncio.to_thread(self._run_learner, document["text"], head, canaries)
+        report = asdict(learned.report) | {"shadow": self._shadow}
         self._observe(learned)
         if learned.report.rejection is not None or not learned.delta.factors:
             head.refused += 1
@@ -147,22 +151,37 @@ class Worker:
         await self._patiently(lambda: self._queue.acknowledge(claim))
         return True
 
-    def _run_learner(self, text: str, head: _Head) -> Learned:
+    def _run_learner(self, text: str, head: _Head, canaries: Sequence[Canary]) -> Learned:
+        asked = self._memories(canaries)
         with self._turns.learning():
-            return self._learner.learn(text, head.total, head.memories, head.turn)
+            return self._learner.learn(text, head.total, head.memories, head.turn, asked)
+
+    def _memories(self, canaries: Sequence[Canary]) -> list[Memory]:
+        """Canaries as the learner asks them."""
+        found: list[Memory] = []
+        for canary in canaries:
+            try:
+                found.append(of_text(self._learner.workspace.base, canary.prompt, canary.answer))
+            except InvalidCanary as error:  # it was added to another model
+                log.warning("a canary cannot be asked of this model", canary=canary.id, error=str(error))
+        return found
 
     async def _publish(self, claim: Claim, head: _Head, learned: Learned, report: dict[str, Any]) -> None:
         """Version to disk and into memory, then flip the alias: the first request after that runs on it."""
         job, started = claim.job, time.perf_counter()
         version = await asyncio.to_thread(self._checkpoint, job.document_id, head, learned)
         report["seconds"]["publish"] = time.perf_counter() - started
-        record = await self._patiently(lambda: self._ledger.publish(job, version, head.record, report, learned.weights))
+        record = await self._patiently(
+            lambda: self._ledger.publish(job, version, head.record, report, learned.weights, not self._shadow)
+        )
         self._metrics.operation.labels("publish").observe(time.perf_counter() - started)
         self._metrics.updates.labels("succeeded").inc()
         assert learned.report.drift is not None
         self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
         self._metrics.retention.set(learned.report.drift.retained)
         self._heads[job.namespace] = _Head(record, learned.total, [*head.memories, *learned.memories], head.refused)
+        if self._shadow:
+            return
         if self._residency is not None:
             self._metrics.learn_to_live.observe(time.time() - job.accepted_at)
             await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
@@ -178,13 +197,13 @@ class Worker:
             drift=learned.report.drift,
             created=time.time(),
         )
-        if self._residency is not None:
+        if self._residency is not None and not self._shadow:
             self._residency.install(version.digest, learned.total.weights())
         return version
 
     def _head(self, namespace: str) -> _Head:
-        """What the alias points to now: from memory, or rebuilt from disk after a start or a rollback."""
-        record = self._ledger.resolve(namespace)
+        """What the alias (or the shadow) points to now: from memory, or rebuilt from disk after a start or a rollback."""
+        record = self._ledger.shadow(namespace) if self._shadow else self._ledger.resolve(namespace)
         head = self._heads.get(namespace)
         if head is None or head.record.name != record.name:
             workspace = self._learner.workspace

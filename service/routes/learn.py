@@ -110,8 +110,8 @@ async def _wait(runtime: Runtime, jobs: list[Job], seconds: float) -> tuple[list
             for job in jobs:  # one after the other: a request holds one connection, however many documents it has
                 async for _ in runtime.queue.follow(job.job_id):
                     pass
-                version = (await runtime.queue.read(job.job_id)).version
-                if version is not None:
-                    await runtime.ledger.reached(job.namespace, version)
+                ended = await runtime.queue.read(job.job_id)
+                if ended.version is not None and not (ended.report or {}).get("shadow"):
+                    await runtime.ledger.reached(job.namespace, ended.version)
             live = True
     return [await runtime.queue.read(job.job_id) for job in jobs], live

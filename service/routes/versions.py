@@ -1,7 +1,5 @@
 """The versions of a namespace, and which one answers."""
 
-import asyncio
-import time
 from typing import Any
 
 from fastapi import APIRouter
@@ -28,14 +26,5 @@ async def version(runtime: RuntimeOf, version: str, namespace: str = "default") 
 @router.post("/versions/rollback")
 async def rollback(runtime: RuntimeOf, body: RollbackIn) -> dict[str, Any]:
     """Point the alias to a version, if it still points to `expected`."""
-    started = time.perf_counter()
-    digest = runtime.ledger.resolve(body.namespace, body.to).digest
-    key = await asyncio.to_thread(runtime.residency.acquire, digest)  # first: what cannot be loaded must not answer
-    try:
-        record = await runtime.ledger.move_alias(body.namespace, body.to, body.expected)
-        runtime.residency.pin(body.namespace, digest)
-    finally:
-        runtime.residency.release(key)
-    runtime.metrics.show_version(body.namespace, record.name)
-    runtime.metrics.operation.labels("rollback").observe(time.perf_counter() - started)
+    record = await runtime.roll_back(body.namespace, body.to, body.expected, reason="operator")
     return version_out(record, record.name)

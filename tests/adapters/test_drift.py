@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from adapters.base_model import BaseModel
 from adapters.config import CurvatureConfig, GuardConfig
 from adapters.curvature import Curvature, measure_curvature
-from adapters.drift import RAW_TURNS, UNTOUCHED, Drift, Guard
+from adapters.delta import Delta, DeltaSum
+from adapters.drift import RAW_TURNS, UNTOUCHED, Drift, Guard, Probed
 from adapters.memory import Memory
 from adapters.sampling import continue_rows
 from adapters.workspace import Workspace
@@ -231,3 +232,43 @@ def test_each_budget_that_is_exceeded_is_named(before: Drift, after: Drift, reas
 )
 def test_within_all_budgets_there_is_nothing_to_say(before: Drift, after: Drift, guarded: Guarded) -> None:
     assert guarded.guard.verdict(before, after) is None
+
+
+def noise(workspace: Workspace, scale: float) -> Delta:
+    generator = torch.Generator().manual_seed(3)
+    shapes = {name: weight.shape for name, weight in workspace.base_weights.items()}
+    return Delta(
+        {
+            n: (scale * torch.randn(o, 4, generator=generator), torch.randn(i, 4, generator=generator))
+            for n, (o, i) in shapes.items()
+        }
+    )
+
+
+def test_canaries_whose_answers_change_reject_a_candidate_and_are_named(guarded: Guarded) -> None:
+    guarded.disturb(0.0)
+    workspace = guarded.workspace
+    canaries = [lesson(workspace, prompt, True) for prompt in ("Mira Holm", "Q: Where was Jon Vik born? A:", "x", "Anna")]
+    current = DeltaSum(workspace.base_weights)
+    candidate = current.copy()
+    candidate.add(noise(workspace, 0.05))
+    wide = GuardConfig(kl_step=1e9, kl_total=1e9, probes=4)
+    strict, loose = (
+        Guarded(workspace, guarded.held_out, wide),
+        Guarded(workspace, guarded.held_out, GuardConfig(kl_step=1e9, kl_total=1e9, canary_loss=1.0)),
+    )
+    drift, reason = strict.guard.judge(current, candidate, Probed(canaries[:1], (), canaries), 0)
+    assert drift.canaries < 1, "the noise was too weak for this test"
+    assert reason is not None
+    lost = round((1 - drift.canaries) * 4)
+    assert reason.startswith(f"{lost} of 4 canaries would no longer be answered as they must be: ")
+    assert loose.guard.judge(current, candidate, Probed(canaries[:1], (), canaries), 0) == (drift, None)
+
+
+def test_canaries_that_did_not_hold_before_cannot_be_lost(guarded: Guarded) -> None:
+    guarded.disturb(0.0)
+    workspace = guarded.workspace
+    current = DeltaSum(workspace.base_weights)
+    wrong = [lesson(workspace, prompt, False) for prompt in ("Mira Holm", "Anna")]
+    drift, reason = guarded.guard.judge(current, current.copy(), Probed(wrong[:1], (), wrong), 0)
+    assert (drift.canaries, reason) == (0.0, None)

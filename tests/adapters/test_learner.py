@@ -31,7 +31,7 @@ CONFIG = LearnConfig(views=ViewConfig(count=2, max_new_tokens=20), guard=GENEROU
 RAW = replace(CONFIG, views=ViewConfig(count=0))
 DOCUMENT = "Mira Holm was born in Graz."
 NAMES, PLACES = ("Mira Holm", "Jon Vik", "Anna Berg"), ("Oslo", "Lund", "Turin", "Porto")
-LONG = " ".join(f"{name} was born in {place}." for place in PLACES * 5 for name in NAMES)
+LONG = " ".join(f"{name} was born in {place}{' ' * n}." for n, place in enumerate(PLACES * 5) for name in NAMES)
 """Several windows."""
 
 
@@ -312,8 +312,11 @@ def test_recalled_lessons_are_rehearsed_and_their_retention_is_measured(school: 
     forgetful = school(replace(CONFIG, reflection=ReflectionConfig(recalled=0)))
     without = forgetful.learn("Anna Berg was born in Lyon.", current=first.total, memories=first.memories, turn=1)
     assert not equal(without.delta, second.delta)
-    assert without.report.drift is not None
-    assert without.report.drift.retained == UNTOUCHED.retained
+    assert without.report.drift is not None, "the guard asks earlier lessons whether they were rehearsed or not"
+    unasked = school(replace(CONFIG, guard=replace(GENEROUS, earlier=0)))
+    third = unasked.learn("Anna Berg was born in Lyon.", current=first.total, memories=first.memories, turn=1)
+    assert third.report.drift is not None
+    assert third.report.drift.retained == UNTOUCHED.retained
 
 
 def test_an_earlier_lesson_that_was_lost_is_folded_again_with_the_new_one_in_one_fold(school: MakeSchool) -> None:

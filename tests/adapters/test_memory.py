@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from adapters.errors import InvalidCanary
 from adapters.fold import Lesson
-from adapters.memory import Memory, memorise, of_answer, relearn, remembered
+from adapters.memory import ASKED_TOGETHER, Memory, memorise, of_answer, of_text, relearn, remembered
 from adapters.sampling import continue_rows
 from adapters.workspace import Workspace
 
@@ -49,3 +50,23 @@ def test_what_greedy_decoding_still_writes_is_remembered(workspace: Workspace) -
             memories.append(Memory(ids, tuple(map(float, required)), required))
     assert remembered(workspace, memories) == [True, False] * 3
     assert remembered(workspace, []) == []
+
+
+def test_many_are_asked_in_parts_and_answered_in_order(workspace: Workspace) -> None:
+    row = workspace.base.encode("Mira Holm")
+    (answer,) = continue_rows(workspace, [row], 2, [0.0])
+    right, wrong = of_answer(row, answer), of_answer(row, [(answer[0] + 1) % 300, answer[1]])
+    assert remembered(workspace, [right, wrong] * ASKED_TOGETHER) == [True, False] * ASKED_TOGETHER
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [("Q: Where? A:", "Oslo"), ("Q: Where? A:", " Oslo"), ("Q: Where? A: ", "Oslo")])
+def test_an_operators_question_and_answer_are_put_together_with_one_space(prompt: str, answer: str, workspace: Workspace) -> None:
+    memory = of_text(workspace.base, prompt, answer)
+    assert workspace.base.decode(list(memory.ids)) == "Q: Where? A: Oslo"
+    assert list(memory.prompt) == workspace.base.encode(prompt)
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [("Q:", " "), ("Q:", ""), ("word " * 9999, "Oslo")])
+def test_what_the_model_cannot_be_asked_is_refused(prompt: str, answer: str, workspace: Workspace) -> None:
+    with pytest.raises(InvalidCanary):
+        of_text(workspace.base, prompt, answer)

@@ -174,3 +174,27 @@ def test_what_is_asked_again_is_what_is_nearest_to_the_last_lessons_and_the_rest
         assert ANCHORS.memories[0] in asked
     turns = {m for turn in range(10) for m in Past(learned, ANCHORS, ReflectionConfig(0, 0, 2), turn).reviewed([])}
     assert turns >= set(learned)
+
+
+def test_canaries_near_a_lesson_are_rehearsed_before_anything_else_and_for_no_more_rows() -> None:
+    anchors = Anchors(tuple(memory(i) for i in range(40, 80)), "base")
+    config = ReflectionConfig(recalled=0, anchored=4)
+    canaries = [memory(200), memory(300)]
+    new = [of_answer((199, 200, 201), (9,))]
+    without, held = Past([], anchors, config, 0).rehearsed(new), Past([], anchors, config, 0, canaries).rehearsed(new)
+    assert held[0] == canaries[0]
+    assert len(held) == len(without)
+
+
+def test_a_canary_that_the_lesson_contradicts_is_not_held_against_it() -> None:
+    canary = memory(200)
+    new = [of_answer(canary.prompt, (9,))]
+    assert canary not in Past([], Anchors((), "base"), ReflectionConfig(), 0, [canary]).rehearsed(new)
+
+
+def test_the_guard_is_given_earlier_lessons_in_rotation_without_what_is_superseded() -> None:
+    memories = [memory(i * 10) for i in range(6)]
+    asked = [Past(memories, Anchors((), "base"), ReflectionConfig(), turn).sampled([], 2) for turn in range(3)]
+    assert [m for part in asked for m in part] == memories
+    new = [of_answer(memories[0].prompt, (9,))]
+    assert Past(memories, Anchors((), "base"), ReflectionConfig(), 0).sampled(new, 2) == memories[1:2]

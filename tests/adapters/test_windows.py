@@ -9,7 +9,7 @@ from tokenizers import processors
 
 from adapters.base_model import BaseModel
 from adapters.errors import EmptyDocument
-from adapters.windows import OVERLAP, Window, windows
+from adapters.windows import OVERLAP, Window, distinct, windows
 
 pieces = st.sampled_from(["a", " ", "Oslo", " was born in", "é", "日本", "😀", "\n", ".", "  "])
 documents = st.lists(pieces, min_size=1, max_size=60).map("".join).filter(str.strip)
@@ -81,3 +81,25 @@ def test_a_single_token_is_learnable_only_after_a_start_token(make_base: Callabl
     with pytest.raises(EmptyDocument, match="no token that follows another"):
         windows(make_base(bos=False), "a", 8)
     assert windows(make_base(bos=False), "ab", 8) == [Window("ab", 0)]
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ("It rained. " * 50_000, "It rained. "),
+        ("It rained.\nMira came. It rained. Jon left.", "It rained.\nMira came. Jon left."),
+        ("no end of a sentence " * 9, "no end of a sentence " * 9),
+        ("\n\n", "\n\n"),
+    ],
+)
+def test_a_sentence_that_comes_again_is_left_out(document: str, expected: str) -> None:
+    assert distinct(document) == expected
+
+
+@given(documents)
+def test_a_document_that_does_not_repeat_itself_stays_as_it_is(document: str) -> None:
+    found = distinct(document)
+    assert distinct(found) == found
+    assert found.strip()
+    sentences = [s for s in document.replace("\n", ". ").split(". ") if s.strip()]
+    assert found == document or len(set(sentences)) < len(sentences) or "\n" in document

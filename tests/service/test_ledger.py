@@ -75,7 +75,7 @@ async def test_publishing_registers_the_version_moves_the_alias_and_ends_the_job
     version = written(store, parent)
     record = await ledger.publish(claim.job, version, parent, REPORT, TOKENS)
     assert (record.name, record.digest, record.parent, record.documents) == ("v1", version.digest, "v0", ("doc",))
-    assert record.drift == {"kl": 0.001, "taken": 1.0, "retained": 1.0}
+    assert record.drift == {"kl": 0.001, "taken": 1.0, "retained": 1.0, "canaries": 1.0}
     assert ledger.resolve(NS) == ledger.resolve(NS, "v1") == record
     assert await client.get(keys.alias(NS)) == "v1"
     job = await queue.read(claim.job.job_id)
@@ -118,7 +118,7 @@ async def test_publishing_on_top_of_what_is_not_served_any_more_changes_nothing(
     first = await publish(ledger, queue, store, "one")
     claim = await claimed(queue, "two")
     await ledger.move_alias(NS, "v0", None)
-    with pytest.raises(AliasMoved, match="points to v0"):
+    with pytest.raises(AliasMoved, match="the head of 'default' is v0, not v1"):
         await ledger.publish(claim.job, written(store, first, "two"), first, REPORT, TOKENS)
     assert ledger.resolve(NS).name == "v0"
     assert (await queue.read(claim.job.job_id)).status == "running"

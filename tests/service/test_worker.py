@@ -19,6 +19,7 @@ from adapters.errors import AdapterError
 from adapters.learner import Learned, Learner
 from adapters.memory import Memory
 from adapters.packed_linear import apply
+from service.canaries import Canaries
 from service.connection import Client
 from service.ledger import Ledger
 from service.metrics import Metrics
@@ -39,7 +40,7 @@ class Bench:
         self.client, self.base = client, runtime.base
         self.settings = Settings(data_dir=root, namespaces=(NS, OTHER), max_attempts=2)
         self.metrics, self.store = Metrics(), VersionStore(root / "versions")
-        self.queue, self.ledger = JobQueue(client, 100), Ledger(client, [NS, OTHER])
+        self.queue, self.ledger, self.canaries = JobQueue(client, 100), Ledger(client, [NS, OTHER]), Canaries(client, 100)
         self.table, self.turns = runtime.engine._table, runtime.turns
         self.residency = Residency(self.table, 2, self.load, self.metrics.resident_versions.set)
         self.learner = learner or runtime.learner
@@ -51,7 +52,17 @@ class Bench:
     @property
     def worker(self) -> Worker:
         """A new one, as after a restart."""
-        return Worker(self.queue, self.ledger, self.store, self.residency, self.learner, self.turns, self.metrics, self.settings)
+        return Worker(
+            self.queue,
+            self.ledger,
+            self.store,
+            self.residency,
+            self.canaries,
+            self.learner,
+            self.turns,
+            self.metrics,
+            self.settings,
+        )
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[Worker]:
@@ -101,9 +112,9 @@ class Faulty(Learner):
         self.__dict__ |= vars(server.runtime.learner)
         self.before = before
 
-    def learn(self, document: str, current: DeltaSum, memories: Any = (), turn: int = 0) -> Learned:
+    def learn(self, document: str, current: DeltaSum, memories: Any = (), turn: int = 0, canaries: Any = ()) -> Learned:
         self.before(document)
-        return super().learn(document, current, memories, turn)
+        return super().learn(document, current, memories, turn, canaries)
 
 
 async def test_a_document_becomes_a_version_on_disk_in_memory_and_in_the_ledger(bench: Bench, facts: list[Taught]) -> None:
@@ -318,9 +329,9 @@ async def test_memories_of_the_chain_are_rehearsed_after_a_restart(
     learner = Faulty(server, lambda _: None)
     real = learner.learn
 
-    def watch(document: str, current: DeltaSum, memories: list[Memory], turn: int = 0) -> Learned:
+    def watch(document: str, current: DeltaSum, memories: list[Memory], turn: int = 0, canaries: Any = ()) -> Learned:
         seen.append(len(memories))
-        return real(document, current, memories, turn)
+        return real(document, current, memories, turn, canaries)
 
     monkeypatch.setattr(learner, "learn", watch)
     bench.learner = learner
