@@ -83,7 +83,8 @@ def test_kill_9_while_learning_loses_nothing_and_learns_nothing_twice(
     before = first.http.live()
     taught = {v["documents"][0] for v in first.http.versions() if v["documents"]}
     assert first.end(signal.SIGKILL) == -signal.SIGKILL
-    torn = tmp_path / "data" / "versions" / ".writing-torn"
+    writer = (tmp_path / "data" / "worker.id").read_text()
+    torn = tmp_path / "data" / "versions" / f".writing-{writer}-torn"
     torn.mkdir()
     (torn / "delta.safetensors").write_bytes(b"half of")
 
