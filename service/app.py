@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from adapters.errors import AdapterError
 from service.errors import ServiceError, StoreUnavailable, error_body, error_of, status_of
 from service.middleware import BodyLimit, RequestId
-from service.routes import documents, generate, health, learn, openai, versions
+from service.routes import dead_letters, documents, generate, health, learn, openai, versions
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="infold", version="0.1.0", lifespan=lifespan, description="An LLM server that keeps learning while it serves."
     )
     app.state.runtime = runtime
-    for module in (learn, generate, openai, documents, versions, health):
+    for module in (learn, dead_letters, generate, openai, documents, versions, health):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequestId)  # outermost, so that every answer has one

@@ -30,6 +30,10 @@ class Client:
         """POST JSON, answer as JSON. Raises ServerRefused."""
         return self._call("POST", path, json=body)
 
+    def delete(self, path: str) -> Any:
+        """DELETE, answer as JSON. Raises ServerRefused."""
+        return self._call("DELETE", path)
+
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """POST JSON, answer as server-sent events. Raises ServerRefused."""
         try:

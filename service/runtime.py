@@ -23,6 +23,7 @@ from adapters.views import ViewTemplate
 from adapters.workspace import Workspace
 from service.arrivals import Arrivals
 from service.connection import PATIENCE_SECONDS, connect
+from service.dead_letters import DeadLetters
 from service.engine import Engine, Limits
 from service.errors import LearnsElsewhere, NotReady
 from service.learning import make_learner
@@ -55,6 +56,7 @@ class Runtime:
             self._writer = self._locks[-1].name
         self.store = VersionStore(settings.data_dir / "versions", self._writer)
         self.queue = JobQueue(self.redis, settings.max_queue)
+        self.dead_letters = DeadLetters(self.redis, self.queue, settings.max_queue)
         self.ledger = Ledger(self.redis, settings.namespaces)
         self.loading, self.scoring = asyncio.Lock(), asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
