@@ -3,12 +3,13 @@
     <root>/<digest>/manifest.json        parent digest, base model digest, documents, drift, SHA-256 of every other file
     <root>/<digest>/delta.safetensors    left:<layer> (d_out, r), right:<layer> (d_in, r), float32
     <root>/<digest>/memories.json        what rehearsal keeps of the documents' lessons
-    <root>/.writing-<random>/            a version being written
+    <root>/.writing-<writer>-<random>/   a version being written
 
 <digest> is the SHA-256 of manifest.json, so a name vouches for every byte below it and, through `parent`, for the
 whole chain back to the base. A crash at any moment leaves either no directory of that name or a whole one: files are
-written and fsynced under a temporary name, which is renamed last. `clear_unfinished` removes what a crash left;
-nothing else ever removes or changes a file here.
+written and fsynced under a temporary name, which is renamed last. Several machines may share the directory: each
+writes under a name of its own, and `clear_unfinished` removes what a crash left of this writer's; nothing else ever
+removes or changes a file here. So what a writer left that never comes back stays, and takes only room.
 
 Covered: writing, reading, verifying, rebuilding the summed weights of a chain. Not covered: names and aliases (the
 server's ledger)."""
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Drift
-from adapters.errors import CorruptCheckpoint
+from adapters.errors import CorruptCheckpoint, InvalidConfig
 from adapters.memory import Memory
 
 FORMAT = 1
@@ -56,13 +57,16 @@ class Version:
 class VersionStore:
     """The directory that holds all versions."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, writer: str = "local") -> None:
+        """writer: letters and digits; no two processes that write here have the same at the same time."""
+        if not writer.isalnum():
+            raise InvalidConfig(f"a writer's name must be letters and digits, not {writer!r}")
+        self.root, self._unfinished = root, f"{_UNFINISHED}{writer}-"
         root.mkdir(parents=True, exist_ok=True)
 
     def clear_unfinished(self) -> int:
-        """Remove what a crash left half-written; call only while nobody writes. Returns how many."""
-        leftovers = list(self.root.glob(f"{_UNFINISHED}*"))
+        """Remove what a crash left half-written of this writer's; call only while it does not write. Returns how many."""
+        leftovers = list(self.root.glob(f"{self._unfinished}*"))
         for path in leftovers:
             shutil.rmtree(path)
         return len(leftovers)
@@ -79,7 +83,7 @@ class VersionStore:
         created: float,
     ) -> Version:
         """Write one version durably. Writing the same content again is a no-op that returns the same digest."""
-        unfinished = self.root / f"{_UNFINISHED}{uuid.uuid4().hex}"
+        unfinished = self.root / f"{self._unfinished}{uuid.uuid4().hex}"
         unfinished.mkdir()
         tensors = {
             f"{side}:{n}": t.contiguous().cpu()

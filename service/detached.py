@@ -3,8 +3,10 @@
 It meets the server only through Redis and the version store: both use the same data directory, or the same Redis and a shared
 directory. It may be killed at any moment: see `keys.py`.
 
-Covered: start-up, following rollbacks, metrics, draining. Not covered: the life of one job (`worker.py`); two workers at once,
-which the lock on the directory refuses.
+A second worker on the same data directory waits for the first to end; one on another directory, or another machine, with the same
+Redis and a shared version store waits for its lease (`lease.py`), with the model in memory already.
+
+Covered: start-up, waiting, following rollbacks, metrics, draining. Not covered: the life of one job (`worker.py`).
 """
 
 import asyncio
@@ -21,7 +23,9 @@ from adapters.targets import find_targets
 from adapters.workspace import Workspace
 from service.canaries import Canaries
 from service.connection import PATIENCE_SECONDS, connect
+from service.errors import DataDirectoryBusy
 from service.learning import make_learner
+from service.lease import Lease
 from service.ledger import Ledger, VersionRecord
 from service.metrics import Metrics
 from service.model import load_model
@@ -38,48 +42,66 @@ class DetachedWorker:
     """Learner, worker, and what they need of Redis."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises DataDirectoryBusy if another worker uses the data directory."""
+        """Raises InvalidSettings: the URL of Redis is none."""
         self.settings, self.metrics = settings, Metrics()
-        self._lock = DataLock(settings.data_dir, "worker")
         self._redis = connect(settings.redis_url or EmbeddedValkey(settings.data_dir).url)
         self._queue = JobQueue(self._redis, settings.max_queue)
         self._ledger = Ledger(self._redis, settings.namespaces)
         self._canaries = Canaries(self._redis, settings.max_canaries)
-        self._store = VersionStore(settings.data_dir / "versions")
         self._worker: Worker | None = None
         self.turns = Turns()
 
     async def run(self) -> None:
-        """Learn until `stop`; waits for a server to start Redis.
+        """Learn until `stop`; waits for another worker to leave the data directory, and for a server to start Redis.
 
         Raises:
             ModelNotLoadable: there is no such model.
         """
-        if self.settings.metrics_port is not None:
-            start_http_server(self.settings.metrics_port, self.settings.host, self.metrics.registry)
-        self._store.clear_unfinished()
-        base = await asyncio.to_thread(load_model, self.settings)
-        workspace = Workspace(base, find_targets(base.model, self.settings.learn.targets), self.turns.pace)
-        learner = await asyncio.to_thread(self._make_learner, workspace)
-        await self._reach_redis()
-        self._worker = Worker(
-            self._queue, self._ledger, self._store, None, self._canaries, learner, self.turns, self.metrics, self.settings
-        )
-        following = asyncio.create_task(self._follow())
+        lock = await self._lock()
         try:
-            log.info("waiting for documents", namespaces=self.settings.namespaces)
-            await self._worker.run()
+            await self._learn(lock.name)
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
             with contextlib.suppress(RedisError):
                 await self._redis.aclose()
-            self._lock.release()
+            lock.release()
 
     async def stop(self) -> None:
         """Claim nothing more; the running job may end."""
         if self._worker is not None:
             await self._worker.stop(self.settings.drain_seconds)
+
+    async def _lock(self) -> DataLock:
+        waits = False
+        while True:
+            try:
+                return DataLock(self.settings.data_dir, "worker")
+            except DataDirectoryBusy:
+                if not waits:
+                    log.info("another worker uses the data directory, waiting for it to end", data_dir=str(self.settings.data_dir))
+                waits = True
+                await asyncio.sleep(PATIENCE_SECONDS)
+
+    async def _learn(self, name: str) -> None:
+        """Learn under this name."""
+        settings, metrics = self.settings, self.metrics
+        if settings.metrics_port is not None:
+            start_http_server(settings.metrics_port, settings.host, metrics.registry)
+        store = VersionStore(settings.data_dir / "versions", name)
+        store.clear_unfinished()
+        base = await asyncio.to_thread(load_model, settings)
+        workspace = Workspace(base, find_targets(base.model, settings.learn.targets), self.turns.pace)
+        learner = await asyncio.to_thread(self._make_learner, workspace)
+        await self._reach_redis()
+        lease = Lease(self._redis, settings.namespaces, name, settings.lease_seconds, metrics)
+        parts = self._queue, self._ledger, store, None, self._canaries, learner
+        self._worker = Worker(*parts, self.turns, metrics, settings, lease)
+        following = asyncio.create_task(self._follow())
+        try:
+            log.info("waiting for documents", namespaces=settings.namespaces)
+            await self._worker.run()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
     def _make_learner(self, workspace: Workspace) -> Learner:
         with self.turns.learning():

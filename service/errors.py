@@ -64,6 +64,14 @@ class AliasMoved(ServiceError):
     """The alias does not point to the version that the caller expected."""
 
 
+class NotADeadLetter(ServiceError):
+    """The job has not been given up, or not any more."""
+
+
+class Superseded(ServiceError):
+    """A later job has replaced the document's text."""
+
+
 class TooLarge(ServiceError):
     """A body or document is over its limit."""
 
@@ -92,6 +100,14 @@ class DataDirectoryBusy(ServiceError):
     """Another server uses the data directory."""
 
 
+class Fenced(ServiceError):
+    """Another worker has taken the namespace, and what this one has begun there must change nothing."""
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(f"another worker writes namespace {namespace!r} now")
+        self.namespace = namespace
+
+
 STATUS: dict[type[Exception], int] = {
     InvalidRequest: 400,
     EmptyDocument: 400,
@@ -107,6 +123,8 @@ STATUS: dict[type[Exception], int] = {
     TooManyCanaries: 400,
     NotCancellable: 409,
     KeyReused: 409,
+    NotADeadLetter: 409,
+    Superseded: 409,
     AliasMoved: 412,
     TooLarge: 413,
     QueueFull: 429,

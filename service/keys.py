@@ -1,7 +1,7 @@
 """The Redis schema: every key that infold uses, and what a crash does to it.
 
     infold:{ns}:jobs                  stream   one entry {job} per job that is queued or running; group `learners`
-    infold:{ns}:dead                  stream   {job, error} of jobs that were given up
+    infold:{ns}:dead                  stream   {job, document, attempts, error} of jobs that were given up
     infold:{ns}:documents             zset     document ids by time of acceptance
     infold:{ns}:document:{id}         hash     text, sha256, metadata, job, accepted_at; when learned: version, tokens, learned_at
     infold:{ns}:versions              hash     v<N> -> JSON {name, digest, parent, documents, job_id, created, drift, bytes}
@@ -10,8 +10,11 @@
     infold:{ns}:shadow                string   the version that was learned last without being served; absent: none
     infold:{ns}:canaries              hash     id -> JSON {prompt, answer, counts}
     infold:{ns}:idempotency:{key}     string   JSON {body, jobs}; a day
+    infold:{ns}:writer                string   the worker that may write the namespace; runs out unless it is renewed
+    infold:{ns}:fence                 string   the token of the last worker that has become that; each gets a higher one
     infold:moves                      stream   {namespace, version, served: "" of a shadow} of aliases that moved; the last 10,000
-    infold:job:{id}                   hash     job_id, namespace, document_id, status, attempts, version, report, error, timestamps
+    infold:job:{id}                   hash     job_id, namespace, document_id, status, attempts, version, report, error, timestamps;
+                                               given up: dead, its entry in the stream of dead letters
     infold:job:{id}:events            stream   {status, stage}: what /learn/{id}/events and `wait` follow; an hour after the end
 
 Every change that spans keys is one Lua script, so a crash leaves all of it or nothing.
@@ -20,6 +23,12 @@ Every change that spans keys is one Lua script, so a crash leaves all of it or n
    directory that was written but not published is not in `versions` and is never served.
  - Publishing registers the version, moves the alias and ends the job in one script; a redelivered job that has ended is
    only acknowledged. So a document is applied once, wherever the process dies.
+ - Giving a job up ends it, puts it among the dead letters and takes it out of the queue in one script. Retrying a dead letter
+   takes it from there and queues it in one script. So a job that was given up is in one place, wherever the process dies.
+ - Crash of a worker: the next one on its data directory goes on at once, under the same name. Others, on other machines, wait
+   until `writer` has run out; then one of them takes it, and finds what was pending under the group's one consumer.
+ - A worker that was only stopped, and wakes up after that: every script that starts, ends or publishes a job compares its token
+   with `fence` first, and does nothing. It forgets what it had begun, and waits.
 Commands of Redis 6.2 only.
 """
 
@@ -76,6 +85,16 @@ def canaries(namespace: str) -> str:
 def idempotency(namespace: str, key: str) -> str:
     """What an Idempotency-Key was answered."""
     return f"infold:{namespace}:idempotency:{key}"
+
+
+def writer(namespace: str) -> str:
+    """The worker that may write."""
+    return f"infold:{namespace}:writer"
+
+
+def fence(namespace: str) -> str:
+    """The newest token of a worker."""
+    return f"infold:{namespace}:fence"
 
 
 def job(job_id: str) -> str:

@@ -3,7 +3,8 @@
 The alias of each namespace is also held in memory, so that requests resolve it without Redis. What this process moves is moved
 there too; what others move is heard of by `follow`.
 
-Covered: publish (register, flip the alias, end the job: one script), rollback by compare-and-swap, provenance. Not covered: files.
+Covered: publish (register, flip the alias, end the job: one script, fenced as `lease.py` says), rollback by compare-and-swap,
+provenance. Not covered: files.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ from adapters.versioned_linear import BASE
 from service import keys
 from service.connection import LONGEST_BLOCK_SECONDS, Client
 from service.errors import AliasMoved, UnknownDocument, UnknownNamespace, UnknownVersion
-from service.queue import Job
+from service.job import Claim
+from service.lease import FencedScript
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class VersionRecord:
 BASE_RECORD = VersionRecord(BASE, None, None, (), None, 0.0, None, 0)
 
 _PUBLISH = """
-local versions, count, alias, shadow, job, events, document, moves = unpack(KEYS)
-local expected, record, now, report, tokens, keep, namespace, served = unpack(ARGV)
+local _, versions, count, alias, shadow, job, events, document, moves = unpack(KEYS)
+local _, expected, record, now, report, tokens, keep, namespace, served = unpack(ARGV)
 local status = redis.call('HMGET', job, 'status', 'version')
 if status[1] ~= 'running' then return {'ended', status[2] or '', ''} end
 local current = redis.call('GET', alias) or 'v0'
@@ -67,6 +69,10 @@ redis.call('XADD', events, '*', 'status', 'succeeded', 'version', name)
 redis.call('EXPIRE', events, keep)
 local entry = redis.call('XADD', moves, 'MAXLEN', '~', 10000, '*', 'namespace', namespace, 'version', name, 'served', served)
 return {'ok', name, entry}
+"""
+
+_NOTE = """
+redis.call('HSET', KEYS[2], 'tokens', ARGV[2], 'version', ARGV[3], 'learned_at', ARGV[4])
 """
 
 _MOVE = """
@@ -95,7 +101,8 @@ class Ledger:
         self._heard, self._following = "0", False
         self._highest = dict.fromkeys(namespaces, 0)
         self._changed = asyncio.Event()
-        self._publish = redis.register_script(_PUBLISH)
+        self._publish = FencedScript(redis, _PUBLISH)
+        self._note = FencedScript(redis, _NOTE)
         self._move = redis.register_script(_MOVE)
 
     async def load(self) -> None:
@@ -195,32 +202,34 @@ class Ledger:
 
     async def publish(
         self,
-        job: Job,
+        claim: Claim,
         version: Version,
         parent: VersionRecord,
         report: dict[str, Any],
         tokens: Sequence[tuple[str, float]],
         served: bool = True,
     ) -> VersionRecord:
-        """Register `version` under the next name, flip the alias from `parent` to it and end `job`: all or nothing.
+        """Register `version` under the next name, flip the alias from `parent` to it and end the claimed job: all or nothing.
 
         served: False: the alias stays, and the shadow is moved from `parent` to it. Returns the record of the version that ended
         the job, which is an earlier one if the job had ended before.
 
         Raises:
             AliasMoved: the alias does not point to `parent` any more.
+            Fenced: another worker writes the namespace.
         """
-        drift = None if version.drift is None else asdict(version.drift)
+        job, drift = claim.job, None if version.drift is None else asdict(version.drift)
         record = VersionRecord(
             "", version.digest, parent.name, version.documents, job.job_id, version.created, drift, version.nbytes
         )
         namespace = job.namespace
         outcome, name, entry = await self._publish(
-            keys=[
+            namespace, claim.token,
+            [
                 keys.versions(namespace), keys.version_count(namespace), keys.alias(namespace), keys.shadow(namespace),
                 keys.job(job.job_id), keys.events(job.job_id), keys.document(namespace, job.document_id), keys.MOVES,
             ],
-            args=[
+            [
                 parent.name, json.dumps(asdict(record)), time.time(), json.dumps(report), json.dumps(tokens),
                 _EVENTS_KEPT_SECONDS, namespace, "1" if served else "",
             ],
@@ -284,10 +293,10 @@ class Ledger:
         found = await self._redis.zrevrange(keys.documents(namespace), offset, offset + limit - 1)
         return list(found), int(await self._redis.zcard(keys.documents(namespace)))
 
-    async def note_weights(self, job: Job, tokens: Sequence[tuple[str, float]], version: str) -> None:
-        """Record how a document was read that changed nothing."""
-        fields: Any = {"tokens": json.dumps(tokens), "version": version, "learned_at": time.time()}
-        await self._redis.hset(keys.document(job.namespace, job.document_id), mapping=fields)
+    async def note_weights(self, claim: Claim, tokens: Sequence[tuple[str, float]], version: str) -> None:
+        """Record how a document was read that changed nothing. Raises Fenced."""
+        namespace, document = claim.job.namespace, keys.document(claim.job.namespace, claim.job.document_id)
+        await self._note(namespace, claim.token, [document], [json.dumps(tokens), version, time.time()])
 
 
 def _number(name: str) -> int:

@@ -51,6 +51,9 @@ class Metrics:
         self.queue_depth = Gauge("infold_queue_depth", "Jobs queued or running.", ["namespace"], registry=r)
         self.queue_oldest_age = Gauge("infold_queue_oldest_age_seconds", "Age of the oldest of them.", ["namespace"], registry=r)
         self.dead_letters = Gauge("infold_dead_letters", "Jobs given up.", ["namespace"], registry=r)
+        self.writer = Gauge(
+            "infold_writer", "1 while this process holds the lease to write the namespace.", ["namespace"], registry=r
+        )
         self.redis_up = Gauge("infold_redis_up", "1 while Redis answers.", registry=r)
         self.version_info = Gauge("infold_weight_version_info", "1 for the version served.", ["namespace", "version"], registry=r)
         self.resident_versions = Gauge("infold_resident_versions", "Versions in memory beside the base model.", registry=r)

@@ -1,15 +1,13 @@
 """Jobs on Redis Streams: accept, claim, follow, end. The keys are in `keys.py`.
 
-Covered: one transaction per step, idempotence, bounds, redelivery, dead letters.
-Not covered: versions (`ledger.py`), what a job does (`worker.py`).
+Covered: one transaction per step, idempotence, bounds, redelivery, giving up. What a worker does is fenced (`lease.py`).
+Not covered: versions (`ledger.py`), what a job does (`worker.py`), what becomes of jobs given up (`dead_letters.py`).
 """
 
 import json
-import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -17,51 +15,11 @@ from redis.exceptions import ResponseError
 from service import keys
 from service.connection import LONGEST_BLOCK_SECONDS, Client
 from service.errors import KeyReused, NotCancellable, QueueFull, UnknownJob
+from service.job import FINAL, JOB_ID, Claim, Job, NewDocument, job_of
+from service.lease import FencedScript
 
-FINAL = frozenset({"succeeded", "rejected", "failed", "cancelled"})
 _DAY, _HOUR = 86_400, 3_600
 _EVENTS_KEPT = 256
-
-
-@dataclass(frozen=True)
-class NewDocument:
-    """What a client asks to be learned."""
-
-    document_id: str
-    text: str
-    sha256: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job as Redis holds it."""
-
-    job_id: str
-    namespace: str
-    document_id: str
-    status: str
-    accepted_at: float
-    started_at: float | None = None
-    finished_at: float | None = None
-    attempts: int = 0
-    version: str | None = None
-    report: dict[str, Any] | None = None
-    error: str | None = None
-
-    @property
-    def final(self) -> bool:
-        """Whether nothing will happen to it any more."""
-        return self.status in FINAL
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A job that this worker holds."""
-
-    job: Job
-    entry: str
-    """Id of the stream entry, to acknowledge."""
 
 
 _ACCEPT = """
@@ -117,23 +75,50 @@ return {'ok', cjson.encode(answer)}
 """
 
 _START = """
-local status = redis.call('HGET', KEYS[1], 'status')
+local _, job, events = unpack(KEYS)
+local status = redis.call('HGET', job, 'status')
 if status == 'queued' or status == 'running' then
-  redis.call('HINCRBY', KEYS[1], 'attempts', 1)
-  redis.call('HSET', KEYS[1], 'status', 'running', 'started_at', ARGV[1])
-  redis.call('XADD', KEYS[2], '*', 'status', 'running')
+  redis.call('HINCRBY', job, 'attempts', 1)
+  redis.call('HSET', job, 'status', 'running', 'started_at', ARGV[2])
+  redis.call('XADD', events, '*', 'status', 'running')
 end
-return redis.call('HGETALL', KEYS[1])
+return redis.call('HGETALL', job)
+"""
+
+_CANCEL = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if status ~= 'queued' then return status end
+redis.call('HSET', KEYS[1], 'status', 'cancelled', 'finished_at', ARGV[1])
+redis.call('XADD', KEYS[2], '*', 'status', 'cancelled')
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+return 'cancelled'
 """
 
 _END = """
-local status = redis.call('HGET', KEYS[1], 'status')
+local _, job, events = unpack(KEYS)
+local _, final, now, keep = unpack(ARGV)
+local status = redis.call('HGET', job, 'status')
 if status ~= 'queued' and status ~= 'running' then return status end
-if ARGV[1] == 'cancelled' and status ~= 'queued' then return status end
-redis.call('HSET', KEYS[1], 'status', ARGV[1], 'finished_at', ARGV[2], unpack(ARGV, 4))
-redis.call('XADD', KEYS[2], '*', 'status', ARGV[1])
-redis.call('EXPIRE', KEYS[2], ARGV[3])
-return ARGV[1]
+redis.call('HSET', job, 'status', final, 'finished_at', now, unpack(ARGV, 5))
+redis.call('XADD', events, '*', 'status', final)
+redis.call('EXPIRE', events, keep)
+return final
+"""
+
+_BURY = """
+local _, job, events, jobs, dead = unpack(KEYS)
+local _, now, keep, error, group, entry = unpack(ARGV)
+local status, id, document, attempts = unpack(redis.call('HMGET', job, 'status', 'job_id', 'document_id', 'attempts'))
+if status == 'running' then  -- not queued: it may have been buried and retried, and the answer lost
+  local letter = redis.call('XADD', dead, '*', 'job', id, 'document', document, 'attempts', attempts, 'error', error)
+  redis.call('HSET', job, 'status', 'failed', 'finished_at', now, 'error', error, 'dead', letter)
+  redis.call('XADD', events, '*', 'status', 'failed')
+  redis.call('EXPIRE', events, keep)
+  status = 'failed'
+end
+redis.call('XACK', jobs, group, entry)
+redis.call('XDEL', jobs, entry)
+return status
 """
 
 
@@ -143,8 +128,10 @@ class JobQueue:
     def __init__(self, redis: Client, max_depth: int) -> None:
         self._redis, self._max_depth = redis, max_depth
         self._accept = redis.register_script(_ACCEPT)
-        self._start = redis.register_script(_START)
-        self._end = redis.register_script(_END)
+        self._cancel = redis.register_script(_CANCEL)
+        self._start = FencedScript(redis, _START)
+        self._end = FencedScript(redis, _END)
+        self._bury = FencedScript(redis, _BURY)
 
     async def prepare(self, namespaces: Sequence[str]) -> None:
         """Create the consumer groups that are missing."""
@@ -192,10 +179,10 @@ class JobQueue:
         Raises:
             UnknownJob: there is none.
         """
-        fields = await self._redis.hgetall(keys.job(job_id)) if _JOB_ID.fullmatch(job_id) else None
+        fields = await self._redis.hgetall(keys.job(job_id)) if JOB_ID.fullmatch(job_id) else None
         if not fields:
             raise UnknownJob(f"there is no job {job_id!r}", param="job_id")
-        return _job(fields)
+        return job_of(fields)
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job that has not started.
@@ -203,8 +190,8 @@ class JobQueue:
         Raises:
             NotCancellable: it has.
         """
-        job = await self.read(job_id)
-        status = await self.end(job, "cancelled")
+        await self.read(job_id)
+        status = await self._cancel(keys=[keys.job(job_id), keys.events(job_id)], args=[time.time(), _HOUR])
         if status != "cancelled":
             raise NotCancellable(f"job {job_id!r} is {status}")
         return await self.read(job_id)
@@ -225,7 +212,10 @@ class JobQueue:
     async def follow(
         self, job_id: str, after: str = "0", block_seconds: float = LONGEST_BLOCK_SECONDS
     ) -> AsyncIterator[tuple[str, dict[str, str]] | None]:
-        """Events of a job as they happen, with their ids, up to the final one; None after each silence of `block_seconds`."""
+        """Events of a job as they happen, with their ids, until it has ended; None after each silence of `block_seconds`.
+
+        A final event need not be the last one: a dead letter may have been retried.
+        """
         while True:
             ended = (await self.read(job_id)).final  # asked first: then all of its events are there
             block = None if ended else max(1, int(block_seconds * 1000))
@@ -238,38 +228,46 @@ class JobQueue:
             for entry, fields in answer[0][1]:
                 after = entry
                 yield entry, fields
-                if fields.get("status") in FINAL:
-                    return
 
     async def note(self, job: Job, stage: str) -> None:
         """Tell followers which stage a job is in."""
         fields: Any = {"status": "running", "stage": stage}
         await self._redis.xadd(keys.events(job.job_id), fields, maxlen=_EVENTS_KEPT)
 
-    async def claim(self, namespaces: Sequence[str], consumer: str, block_seconds: float = 1.0) -> Claim | None:
+    async def claim(self, tokens: Mapping[str, int], consumer: str, block_seconds: float = 1.0) -> Claim | None:
         """The next job: one that this consumer already holds, or a new one; None if there is none.
+
+        tokens: of the namespaces that the worker may write.
 
         What is held is always asked for first: after a restart, and when an answer was lost with its connection. (One
         read also delivers an entry of each namespace, of which only the first is returned.)
         A job that has ended meanwhile is acknowledged, not returned.
+
+        Raises:
+            Fenced: another worker writes the job's namespace.
         """
+        names = {keys.jobs(n): n for n in tokens}
         for start, block in (("0", None), (">", int(block_seconds * 1000))):
-            streams = {keys.jobs(n): start for n in namespaces}
-            for _, entries in await self._redis.xreadgroup(keys.GROUP, consumer, streams, count=1, block=block) or []:
+            streams = dict.fromkeys(names, start)
+            for stream, entries in await self._redis.xreadgroup(keys.GROUP, consumer, streams, count=1, block=block) or []:
+                namespace = names[stream]
                 for entry, fields in entries:
-                    job_id = fields["job"]
-                    started = await self._start(keys=[keys.job(job_id), keys.events(job_id)], args=[time.time()])
-                    claim = Claim(_job(dict(zip(started[::2], started[1::2], strict=True))), entry)
+                    job_id, token = fields["job"], tokens[namespace]
+                    job_keys = [keys.job(job_id), keys.events(job_id)]
+                    started = await self._start(namespace, token, job_keys, [time.time()])
+                    claim = Claim(job_of(dict(zip(started[::2], started[1::2], strict=True))), entry, token)
                     if not claim.job.final:
                         return claim
                     await self.acknowledge(claim)
         return None
 
-    async def end(self, job: Job, status: str, **fields: str) -> str:
-        """Move a job to a final status unless it has one. Returns the status that it has now."""
+    async def end(self, claim: Claim, status: str, **fields: str) -> str:
+        """Move a job to a final status unless it has one. Returns the status that it has now. Raises Fenced."""
         assert status in FINAL
         pairs = [part for pair in fields.items() for part in pair]
-        return str(await self._end(keys=[keys.job(job.job_id), keys.events(job.job_id)], args=[status, time.time(), _HOUR, *pairs]))
+        job = claim.job
+        job_keys = [keys.job(job.job_id), keys.events(job.job_id)]
+        return str(await self._end(job.namespace, claim.token, job_keys, [status, time.time(), _HOUR, *pairs]))
 
     async def acknowledge(self, claim: Claim) -> None:
         """Take a job out of the queue; only after its effect is durable."""
@@ -279,36 +277,15 @@ class JobQueue:
             pipe.xdel(stream, claim.entry)
             await pipe.execute()
 
-    async def bury(self, claim: Claim, error: str) -> None:
-        """Give a job up: failed, with its error among the dead letters."""
-        await self.end(claim.job, "failed", error=error)
-        fields: Any = {"job": claim.job.job_id, "error": error}
-        await self._redis.xadd(keys.dead(claim.job.namespace), fields)
-        await self.acknowledge(claim)
+    async def bury(self, claim: Claim, error: str) -> str:
+        """Give a job up: failed, with its error among the dead letters, and out of the queue.
 
-
-_JOB_ID = re.compile(r"job-[0-9a-f]{20}")
-"""So that no name of a client's leads to a key that is no job's."""
+        If it has ended otherwise, it is only taken out of the queue. Returns the status that it has now. Raises Fenced.
+        """
+        job, name = claim.job, claim.job.namespace
+        job_keys = [keys.job(job.job_id), keys.events(job.job_id), keys.jobs(name), keys.dead(name)]
+        return str(await self._bury(name, claim.token, job_keys, [time.time(), _HOUR, error, keys.GROUP, claim.entry]))
 
 
 def _new_id() -> str:
     return f"job-{uuid.uuid4().hex[:20]}"
-
-
-def _job(fields: dict[str, str]) -> Job:
-    def number(name: str) -> float | None:
-        return float(fields[name]) if fields.get(name) else None
-
-    return Job(
-        job_id=fields["job_id"],
-        namespace=fields["namespace"],
-        document_id=fields["document_id"],
-        status=fields["status"],
-        accepted_at=float(fields["accepted_at"]),
-        started_at=number("started_at"),
-        finished_at=number("finished_at"),
-        attempts=int(fields.get("attempts", 0)),
-        version=fields.get("version"),
-        report=json.loads(fields["report"]) if fields.get("report") else None,
-        error=fields.get("error") or None,
-    )

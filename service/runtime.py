@@ -24,9 +24,11 @@ from adapters.workspace import Workspace
 from service.arrivals import Arrivals
 from service.canaries import Canaries
 from service.connection import PATIENCE_SECONDS, connect
+from service.dead_letters import DeadLetters
 from service.engine import Engine, Limits
 from service.errors import LearnsElsewhere, NotReady
 from service.learning import make_learner
+from service.lease import Lease
 from service.ledger import Ledger, VersionRecord
 from service.metrics import Metrics
 from service.model import load_model, load_template, serve_fast
@@ -49,11 +51,13 @@ class Runtime:
         self.turns = Turns()
         self._valkey = None if settings.redis_url else EmbeddedValkey(settings.data_dir)
         self.redis = connect(settings.redis_url or self._valkey.url)  # type: ignore[union-attr]
-        self._locks = [DataLock(settings.data_dir)]
+        self._locks, self._writer = [DataLock(settings.data_dir)], "nobody"
         if settings.learner == "inside":
             self._locks.append(DataLock(settings.data_dir, "worker"))
-        self.store = VersionStore(settings.data_dir / "versions")
+            self._writer = self._locks[-1].name
+        self.store = VersionStore(settings.data_dir / "versions", self._writer)
         self.queue = JobQueue(self.redis, settings.max_queue)
+        self.dead_letters = DeadLetters(self.redis, self.queue, settings.max_queue)
         self.ledger = Ledger(self.redis, settings.namespaces)
         self.canaries = Canaries(self.redis, settings.max_canaries)
         self.loading, self.scoring = asyncio.Lock(), asyncio.Lock()
@@ -180,6 +184,8 @@ class Runtime:
                 self._serving = True
                 await self._arrivals().run()
             self._learner = await asyncio.to_thread(self._make_learner)
+            settings, metrics = self.settings, self.metrics
+            lease = Lease(self.redis, settings.namespaces, self._writer, settings.lease_seconds, metrics)
             self.worker = Worker(
                 self.queue,
                 self.ledger,
@@ -188,8 +194,9 @@ class Runtime:
                 self.canaries,
                 self._learner,
                 self.turns,
-                self.metrics,
-                self.settings,
+                metrics,
+                settings,
+                lease,
             )
             await self.worker.run()
         except asyncio.CancelledError:
@@ -228,7 +235,7 @@ class Runtime:
         serve_fast(self.settings, base)
         residency = Residency(table, self.settings.resident_versions, self.load_weights, self.metrics.resident_versions.set)
         engine = Engine(base, table, self.turns, self.metrics, _limits(self.settings))
-        if not self.learns_elsewhere:  # else somebody may be writing
+        if not self.learns_elsewhere:
             self.store.clear_unfinished()
         self._model = (base, engine, residency, workspace)
 

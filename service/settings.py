@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     """live: what passed the guard answers at once; shadow: it is learned, measured and kept, and answers when asked for by name."""
     max_attempts: int = Field(3, ge=1)
     """Deliveries of a job before it goes to the dead letters."""
+    lease_seconds: float = Field(15, ge=1)
+    """How long after its last sign of life a worker on another data directory keeps others from writing its namespaces."""
 
     slots: int = Field(32, ge=1)
     """Requests that decode in one batch."""

@@ -3,7 +3,8 @@
     <data-dir>/valkey/          its append-only file and log
     <data-dir>/valkey/socket    or a short path under the temporary directory where this one is too long for a socket
     <data-dir>/lock             held while a server uses the directory
-    <data-dir>/worker.lock      held while a worker in a process of its own does
+    <data-dir>/worker.lock      held while somebody learns for it, in a process of its own or in the server
+    <data-dir>/worker.id        the name of whoever that is
 
 A crash of infold leaves the process running; the next start tells it to shut down, which loses nothing, and starts its own.
 A crash of Valkey is noticed by `watch`, which starts it again; what it had answered is in the append-only file.
@@ -13,8 +14,10 @@ import asyncio
 import fcntl
 import hashlib
 import os
+import re
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import redis
@@ -28,6 +31,7 @@ from service.errors import DataDirectoryBusy, StoreUnavailable
 LONGEST_SOCKET_PATH = 100
 """Bytes; the kernel's limit is 107."""
 _CONFIG = {"appendonly": "yes", "appendfsync": "always", "save": "", "maxmemory-policy": "noeviction"}
+_NAME = re.compile(r"[0-9a-f]{32}")
 
 log = structlog.get_logger()
 
@@ -38,12 +42,26 @@ class DataLock:
     def __init__(self, data_dir: Path, user: str = "server") -> None:
         """Raises DataDirectoryBusy if another process holds it."""
         data_dir.mkdir(parents=True, exist_ok=True)
+        self._named = data_dir / f"{user}.id"
         self._file = (data_dir / ("lock" if user == "server" else f"{user}.lock")).open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
             raise DataDirectoryBusy(f"another infold {user} uses {data_dir}; stop it, or choose another --data-dir") from error
+
+    @property
+    def name(self) -> str:
+        """What whoever holds this lock is called, here and on other machines: the same after every restart."""
+        if self._named.is_file() and _NAME.fullmatch(found := self._named.read_text()):
+            return found
+        unfinished = self._named.with_suffix(".new")
+        with unfinished.open("w") as file:
+            file.write(uuid.uuid4().hex)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self._named)
+        return self._named.read_text()
 
     def release(self) -> None:
         """Let others use the directory."""

@@ -3,12 +3,17 @@
 A job is acknowledged only after its version is on disk and published, so a crash anywhere before that means learning it
 again, and a crash after it means finding it ended (`keys.py`). Redis being away is waited out; it never counts as an attempt.
 
-Covered: one learning thread over all namespaces, redelivery, rejection, dead letters, draining.
-Not covered: two workers on one namespace.
+Of several workers on one namespace one learns, and the others wait for its lease (`lease.py`). A worker that finds itself outdated
+drops what it has begun: whoever holds the lease now learns it.
+
+Covered: one learning thread over all namespaces, redelivery, rejection, giving up, draining, waiting for a lease.
+Not covered: sharing one namespace's documents among workers; each version is learned on top of the one before.
 """
 
 import asyncio
+import contextlib
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,16 +29,20 @@ from adapters.learner import Learned, Learner
 from adapters.memory import Memory, of_text
 from service.canaries import Canaries, Canary
 from service.connection import PATIENCE_SECONDS
-from service.errors import AliasMoved
+from service.errors import AliasMoved, Fenced
+from service.job import Claim
+from service.lease import Lease
 from service.ledger import Ledger, VersionRecord
 from service.metrics import Metrics
-from service.queue import Claim, JobQueue
+from service.queue import JobQueue
 from service.residency import Residency
 from service.settings import Settings
 from service.turns import Turns
 
 CONSUMER = "learner"
-"""One name across restarts, so that a start finds what the last process held."""
+"""One name across restarts and machines, so that a worker finds what the one before it held."""
+BETWEEN_TRIES_SECONDS = 1.0
+"""To take the leases of others."""
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -69,34 +78,58 @@ class Worker:
         turns: Turns,
         metrics: Metrics,
         settings: Settings,
+        lease: Lease,
     ) -> None:
         """residency: of the engine in this process; None: whoever serves is elsewhere, and hears of versions from the ledger."""
         self._queue, self._ledger, self._store, self._residency = queue, ledger, store, residency
         self._canaries, self._learner, self._turns, self._metrics, self._settings = canaries, learner, turns, metrics, settings
         self._shadow = settings.publish == "shadow"
+        self._lease = lease
+        self._tried = -math.inf
+        self._known: dict[str, int] = {}
+        """Under which tokens the ledger was read."""
         self._heads: dict[str, _Head] = {}
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def run(self) -> None:
-        """Work until `stop`."""
-        while not self._stopping.is_set():
-            claim = await self._patiently(self._claim)
-            if claim is None:
-                continue
-            self._idle.clear()
-            try:
-                await self._work(claim)
-            finally:
-                self._idle.set()
+        """Work until `stop`, on whatever no other worker writes."""
+        async with self._lease.kept():
+            while not self._stopping.is_set():
+                try:
+                    claim = await self._patiently(self._claim)
+                    if claim is not None:
+                        self._idle.clear()
+                        await self._work(claim)
+                except Fenced as error:  # neither acknowledged nor failed: it is for whoever holds the lease now
+                    self._lease.drop(error.namespace)
+                finally:
+                    self._idle.set()
 
     async def _claim(self) -> Claim | None:
+        tokens = await self._tokens()
+        if not tokens:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), BETWEEN_TRIES_SECONDS)
+            return None
         try:
-            return await self._queue.claim(self._settings.namespaces, CONSUMER)
+            return await self._queue.claim(tokens, CONSUMER)
         except ResponseError:  # it may have come back without its data, and so without the consumer groups
             await self._queue.prepare(self._settings.namespaces)
             raise
+
+    async def _tokens(self) -> dict[str, int]:
+        """Of the namespaces that this worker may write; where that has changed, what others wrote is read first."""
+        if time.monotonic() - self._tried >= BETWEEN_TRIES_SECONDS:
+            await self._lease.take()
+            self._tried = time.monotonic()
+        tokens = self._lease.tokens
+        if tokens != self._known:
+            await self._ledger.load()
+            self._heads = {n: head for n, head in self._heads.items() if tokens.get(n) == self._known.get(n)}
+            self._known = tokens
+        return tokens
 
     async def stop(self, drain_seconds: float) -> None:
         """Claim nothing more; wait for the running job."""
@@ -115,8 +148,8 @@ class Worker:
         try:
             while not await self._learn(claim):
                 log.info("the alias moved meanwhile: learning on top of what is served now", job_id=job.job_id)
-        except CorruptCheckpoint:
-            raise  # of ours, not of this document: nothing can be learned on top of it
+        except (CorruptCheckpoint, Fenced):
+            raise  # of ours, not of this document: nothing can be learned on top of it, or not by this worker
         except AdapterError as error:
             await self._bury(claim, str(error))
         except Exception as error:
@@ -125,8 +158,8 @@ class Worker:
                 await self._bury(claim, f"{type(error).__name__}: {error}")
 
     async def _bury(self, claim: Claim, reason: str) -> None:
-        await self._patiently(lambda: self._queue.bury(claim, reason))
-        self._metrics.updates.labels("failed").inc()
+        if await self._patiently(lambda: self._queue.bury(claim, reason)) == "failed":
+            self._metrics.updates.labels("failed").inc()
 
     async def _learn(self, claim: Claim) -> bool:
         """Learn on top of what is served. Returns whether that was still served when the version was ready."""
@@ -140,8 +173,8 @@ class Worker:
         if learned.report.rejection is not None or not learned.delta.factors:
             head.refused += 1
             status = "succeeded" if learned.report.rejection is None else "rejected"
-            await self._patiently(lambda: self._ledger.note_weights(job, learned.weights, head.record.name))
-            await self._patiently(lambda: self._queue.end(job, status, version=head.record.name, report=json.dumps(report)))
+            await self._patiently(lambda: self._ledger.note_weights(claim, learned.weights, head.record.name))
+            await self._patiently(lambda: self._queue.end(claim, status, version=head.record.name, report=json.dumps(report)))
             self._metrics.updates.labels("unchanged" if status == "succeeded" else "rejected").inc()
         else:
             try:
@@ -172,7 +205,7 @@ class Worker:
         version = await asyncio.to_thread(self._checkpoint, job.document_id, head, learned)
         report["seconds"]["publish"] = time.perf_counter() - started
         record = await self._patiently(
-            lambda: self._ledger.publish(job, version, head.record, report, learned.weights, not self._shadow)
+            lambda: self._ledger.publish(claim, version, head.record, report, learned.weights, served=not self._shadow)
         )
         self._metrics.operation.labels("publish").observe(time.perf_counter() - started)
         self._metrics.updates.labels("succeeded").inc()

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from service.errors import InvalidRequest, TooLarge
-from service.queue import Job, NewDocument
+from service.job import Job, NewDocument
 from service.routes.common import RuntimeOf
 from service.runtime import Runtime
 from service.schemas import DocumentIn, LearnIn, ScoreIn, job_out

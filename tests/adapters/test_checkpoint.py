@@ -12,7 +12,7 @@ from torch import Tensor
 from adapters.checkpoint import Version, VersionStore
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Drift
-from adapters.errors import CorruptCheckpoint
+from adapters.errors import CorruptCheckpoint, InvalidConfig
 from adapters.memory import Memory
 
 LAYERS = {"low.0": (6, 9), "high.1": (4, 5)}
@@ -164,13 +164,22 @@ def test_a_format_of_the_future_is_refused_by_its_number(store: VersionStore) ->
 
 
 def test_what_a_crash_left_is_removed_and_nothing_else(store: VersionStore) -> None:
-    version = write(store)
-    for name in (".writing-1", ".writing-2"):
+    """What another writer has begun is not left by a crash: it may be writing."""
+    version, other = write(store), VersionStore(store.root, "other")
+    for name in (".writing-local-1", ".writing-local-2", ".writing-other-1"):
         (store.root / name).mkdir()
         (store.root / name / "delta.safetensors").write_bytes(b"half")
     assert store.clear_unfinished() == 2
-    assert [path.name for path in store.root.iterdir()] == [version.digest]
+    assert {path.name for path in store.root.iterdir()} == {version.digest, ".writing-other-1"}
     assert store.clear_unfinished() == 0
+    assert other.clear_unfinished() == 1
+    assert [path.name for path in store.root.iterdir()] == [version.digest]
+
+
+@pytest.mark.parametrize("name", ["", "a-b", "../a", "a*"])
+def test_a_writer_whose_name_could_be_taken_for_another_is_refused(store: VersionStore, name: str) -> None:
+    with pytest.raises(InvalidConfig):
+        VersionStore(store.root, name)
 
 
 def test_a_crash_before_the_rename_leaves_no_version(store: VersionStore, monkeypatch: pytest.MonkeyPatch) -> None:

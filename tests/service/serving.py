@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.app import create_app
+from service.job import FINAL
 from service.runtime import Runtime
 from service.settings import Settings
 from service.valkey import EmbeddedValkey
@@ -79,6 +80,23 @@ class Http(httpx2.Client):
     def metric(self, name: str, **labels: str) -> float:
         families = text_string_to_metric_families(self.get("/metrics").raise_for_status().text)
         return sum(s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items())
+
+
+def finals(http: Http, jobs: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    found = [http.job(job["job_id"]) for job in jobs]
+    return found if all(job["status"] in FINAL for job in found) else None
+
+
+def each_learned_once(http: Http, jobs: list[dict[str, Any]]) -> None:
+    """Every job succeeded, and every document that changed something is in exactly one version."""
+    ended = eventually(lambda: finals(http, jobs))
+    assert [job["status"] for job in ended] == ["succeeded"] * len(jobs)
+    versions = http.versions()
+    learned = [name for version in versions for name in version["documents"]]
+    assert len(learned) == len(set(learned))
+    assert set(learned) == {job["document_id"] for job in ended if job["report"]["folds"]}
+    assert [version["version"] for version in versions] == [f"v{n}" for n in range(len(versions))]
+    assert [version["parent"] for version in versions[1:]] == [version["version"] for version in versions[:-1]]
 
 
 def events(lines: Iterator[str]) -> Iterator[dict[str, str]]:

@@ -5,12 +5,16 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Taught
-from serving import COMMAND, Http, ProcessServer, eventually, free_port, refused
+from serving import COMMAND, Http, ProcessServer, each_learned_once, eventually, free_port, refused
+
+from service.valkey import EmbeddedValkey
 
 pytestmark = pytest.mark.timeout(180)
+STANDS_BY = b"another worker uses the data directory"
 
 
 class Apart:
@@ -27,12 +31,16 @@ class Apart:
     def http(self) -> Http:
         return self.server.http
 
-    def start_worker(self, **streams: int) -> "subprocess.Popen[bytes]":
+    def start_worker(self) -> "subprocess.Popen[bytes]":
         command = [str(COMMAND), "worker", "--data-dir", str(self.data_dir), "--metrics-port", str(self.metrics_port)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        with self.data_dir.with_name("worker.log").open("ab") as log:
-            said = streams.get("stderr", log)
-            return subprocess.Popen(command, stdout=log, stderr=said, start_new_session=True, env=environment)
+        with self.log.open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
+
+    @property
+    def log(self) -> Path:
+        """Of its workers."""
+        return self.data_dir.with_name("worker.log")
 
     def remove(self) -> None:
         if self.worker.poll() is None:
@@ -102,12 +110,95 @@ def test_the_worker_shows_its_own_metrics(apart: Apart, facts: list[Taught]) -> 
         assert worker.metric(name, operation="publish") >= 1
 
 
-def test_a_second_worker_is_refused(apart: Apart) -> None:
+def test_a_second_worker_stands_by_and_takes_over_when_the_first_dies(apart: Apart) -> None:
     apart.http.learned(text="It rained in Graz.")  # so the first is at work, whatever another test did to it
-    other = apart.start_worker(stderr=subprocess.PIPE)
-    _, said = other.communicate(timeout=60)
-    assert other.returncode == 1
-    assert b"another infold worker uses" in said
+    before = apart.log.read_bytes().count(STANDS_BY)
+    second = apart.start_worker()
+    eventually(lambda: apart.log.read_bytes().count(STANDS_BY) > before)
+    assert apart.http.learned(text="It snowed in Graz.")["status"] == "succeeded"
+    apart.worker.kill()
+    apart.worker.wait()
+    apart.worker = second
+    assert apart.http.learned(text="It hailed in Graz.")["status"] == "succeeded"
+    assert apart.log.read_bytes().count(STANDS_BY) == before + 1, "it says so once"
+
+
+def test_a_worker_that_stands_by_ends_when_it_is_told_to(apart: Apart) -> None:
+    apart.http.learned(text="It rained in Linz.")
+    before = apart.log.read_bytes().count(STANDS_BY)
+    second = apart.start_worker()
+    eventually(lambda: apart.log.read_bytes().count(STANDS_BY) > before)
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(30) == 0
+
+
+class Machine:
+    """A worker on a data directory of its own, with the server's Redis and versions."""
+
+    def __init__(self, server: ProcessServer, root: Path) -> None:
+        data_dir, self.log = root / "data", root / "log"
+        data_dir.mkdir(parents=True)
+        (data_dir / "versions").symlink_to(server.data_dir / "versions")
+        redis_url = f"unix://{EmbeddedValkey(server.data_dir).socket}"
+        command = [str(COMMAND), "worker", "--data-dir", str(data_dir), "--redis-url", redis_url]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "INFOLD_LEASE_SECONDS": "2"}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
+        eventually(lambda: b"waiting for documents" in self.log.read_bytes(), 90)
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def remove(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[tuple[ProcessServer, Machine, Machine]]:
+    """A server, the worker that learns for it, and another one."""
+    server = ProcessServer(tmp_path / "data", "--learner", "elsewhere").await_ready()
+    made: list[Machine] = []
+    try:
+        for name in ("one", "two"):
+            made.append(Machine(server, tmp_path / name))
+        yield server, *made
+    finally:
+        for machine in made:
+            machine.remove()
+        server.remove()
+
+
+def test_whether_its_worker_is_stopped_or_killed_every_document_is_learned_once(
+    machines: tuple[ProcessServer, Machine, Machine], facts: list[Taught]
+) -> None:
+    """Stopped in the middle of a document, the first wakes up outdated; then the second is killed, and the first goes on."""
+    server, first, second = machines
+    http = server.http
+
+    def running(jobs: list[dict[str, Any]]) -> bool:
+        return any(http.job(job["job_id"])["status"] == "running" for job in jobs)
+
+    def post(start: int) -> list[dict[str, Any]]:
+        return list(http.learn(documents=[{"text": f.text} for f in facts[start : start + 5]]).json()["jobs"])
+
+    jobs = post(0)
+    eventually(lambda: http.live() != "v0" and running(jobs))
+    first.send(signal.SIGSTOP)
+    by_the_first = http.live()
+    eventually(lambda: http.live() not in ("v0", by_the_first))
+    first.send(signal.SIGCONT)
+    each_learned_once(http, jobs)
+    eventually(lambda: b"another worker writes the namespace now" in first.log.read_bytes())
+
+    before = http.live()
+    jobs += post(5)
+    eventually(lambda: http.live() != before and running(jobs))
+    second.send(signal.SIGKILL)
+    each_learned_once(http, jobs)
+    assert all(http.job(job["job_id"])["attempts"] <= 2 for job in jobs)
+    for machine in (first, second):
+        assert b"Traceback" not in machine.log.read_bytes()
 
 
 def test_a_server_without_a_learner_says_so_when_asked_to_score(apart: Apart) -> None:

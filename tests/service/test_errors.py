@@ -8,6 +8,7 @@ from adapters.errors import CorruptCheckpoint, EmptyDocument, InvalidTemplate
 from service.errors import (
     STATUS,
     DataDirectoryBusy,
+    Fenced,
     InvalidSettings,
     QueueFull,
     ServiceError,
@@ -17,8 +18,8 @@ from service.errors import (
     status_of,
 )
 
-NEVER_ANSWERED = {InvalidSettings, DataDirectoryBusy}
-"""What keeps a server from starting; no client ever sees it."""
+NEVER_ANSWERED = {InvalidSettings, DataDirectoryBusy, Fenced}
+"""What keeps a server from starting or a worker from learning; no client ever sees it."""
 
 
 def leaves(kind: type[Exception]) -> Iterator[type[Exception]]:

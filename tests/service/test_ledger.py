@@ -15,8 +15,11 @@ from adapters.drift import Drift
 from service import keys
 from service.connection import Client
 from service.errors import AliasMoved, UnknownDocument, UnknownNamespace, UnknownVersion
+from service.job import Claim, NewDocument
+from service.lease import Lease
 from service.ledger import Ledger, VersionRecord
-from service.queue import Claim, JobQueue, NewDocument
+from service.metrics import Metrics
+from service.queue import JobQueue
 
 pytestmark = pytest.mark.anyio
 NS, OTHER = "default", "other"
@@ -28,6 +31,7 @@ REPORT: dict[str, Any] = {"views": ["Q: Where? A: Oslo."], "seconds": {}}
 async def queue(client: Client) -> JobQueue:
     queue = JobQueue(client, max_depth=100)
     await queue.prepare([NS, OTHER])
+    await Lease(client, [NS, OTHER], "worker", 60, Metrics()).take()
     return queue
 
 
@@ -43,7 +47,7 @@ def store(tmp_path: Path) -> VersionStore:
 
 async def claimed(queue: JobQueue, name: str = "doc", namespace: str = NS) -> Claim:
     await queue.accept(namespace, [NewDocument(name, f"text of {name}", name, {"by": "me"})])
-    claim = await queue.claim([namespace], "learner", 0.01)
+    claim = await queue.claim({namespace: 1}, "learner", 0.01)
     assert claim is not None
     return claim
 
@@ -58,7 +62,7 @@ def written(store: VersionStore, parent: VersionRecord, document: str = "doc") -
 async def publish(ledger: Ledger, queue: JobQueue, store: VersionStore, name: str = "doc", namespace: str = NS) -> VersionRecord:
     claim = await claimed(queue, name, namespace)
     parent = ledger.resolve(namespace)
-    return await ledger.publish(claim.job, written(store, parent, name), parent, REPORT, TOKENS)
+    return await ledger.publish(claim, written(store, parent, name), parent, REPORT, TOKENS)
 
 
 async def test_the_base_model_answers_first(ledger: Ledger) -> None:
@@ -73,7 +77,7 @@ async def test_publishing_registers_the_version_moves_the_alias_and_ends_the_job
 ) -> None:
     claim, parent = await claimed(queue), ledger.resolve(NS)
     version = written(store, parent)
-    record = await ledger.publish(claim.job, version, parent, REPORT, TOKENS)
+    record = await ledger.publish(claim, version, parent, REPORT, TOKENS)
     assert (record.name, record.digest, record.parent, record.documents) == ("v1", version.digest, "v0", ("doc",))
     assert record.drift == {"kl": 0.001, "taken": 1.0, "retained": 1.0, "canaries": 1.0}
     assert ledger.resolve(NS) == ledger.resolve(NS, "v1") == record
@@ -95,8 +99,8 @@ async def test_versions_are_numbered_one_after_the_other_in_each_namespace(
 async def test_publishing_twice_for_one_job_registers_one_version(ledger: Ledger, queue: JobQueue, store: VersionStore) -> None:
     claim, parent = await claimed(queue), ledger.resolve(NS)
     version = written(store, parent)
-    once = await ledger.publish(claim.job, version, parent, REPORT, TOKENS)
-    again = await ledger.publish(claim.job, version, parent, REPORT, TOKENS)
+    once = await ledger.publish(claim, version, parent, REPORT, TOKENS)
+    again = await ledger.publish(claim, version, parent, REPORT, TOKENS)
     assert once == again
     assert [record.name for record in ledger.versions(NS)] == ["v0", "v1"]
 
@@ -106,9 +110,9 @@ async def test_publishing_again_after_a_lost_answer_finds_the_version(
 ) -> None:
     claim, parent = await claimed(queue), ledger.resolve(NS)
     version = written(store, parent)
-    await Ledger(client, [NS, OTHER]).publish(claim.job, version, parent, REPORT, TOKENS)
+    await Ledger(client, [NS, OTHER]).publish(claim, version, parent, REPORT, TOKENS)
     assert ledger.resolve(NS).name == "v0"
-    assert (await ledger.publish(claim.job, version, parent, REPORT, TOKENS)).name == "v1"
+    assert (await ledger.publish(claim, version, parent, REPORT, TOKENS)).name == "v1"
     assert ledger.resolve(NS).name == "v1"
 
 
@@ -119,7 +123,7 @@ async def test_publishing_on_top_of_what_is_not_served_any_more_changes_nothing(
     claim = await claimed(queue, "two")
     await ledger.move_alias(NS, "v0", None)
     with pytest.raises(AliasMoved, match="the head of 'default' is v0, not v1"):
-        await ledger.publish(claim.job, written(store, first, "two"), first, REPORT, TOKENS)
+        await ledger.publish(claim, written(store, first, "two"), first, REPORT, TOKENS)
     assert ledger.resolve(NS).name == "v0"
     assert (await queue.read(claim.job.job_id)).status == "running"
     assert [record.name for record in ledger.versions(NS)] == ["v0", "v1"]
@@ -132,9 +136,9 @@ async def test_a_publisher_that_did_not_see_the_alias_move_sees_it_then(
     await Ledger(client, [NS, OTHER])._redis.set(keys.alias(NS), "v0")
     claim = await claimed(queue, "two")
     with pytest.raises(AliasMoved):
-        await ledger.publish(claim.job, written(store, first, "two"), first, REPORT, TOKENS)
+        await ledger.publish(claim, written(store, first, "two"), first, REPORT, TOKENS)
     parent = ledger.resolve(NS)
-    assert (await ledger.publish(claim.job, written(store, parent, "two"), parent, REPORT, TOKENS)).parent == "v0"
+    assert (await ledger.publish(claim, written(store, parent, "two"), parent, REPORT, TOKENS)).parent == "v0"
 
 
 async def test_rolling_back_moves_the_alias_only_from_what_was_expected(
@@ -213,7 +217,7 @@ async def test_documents_are_listed_newest_first_in_pages(ledger: Ledger, queue:
 
 async def test_a_document_that_changed_nothing_shows_how_it_was_read(ledger: Ledger, queue: JobQueue) -> None:
     claim = await claimed(queue)
-    await ledger.note_weights(claim.job, TOKENS, "v0")
+    await ledger.note_weights(claim, TOKENS, "v0")
     found = await ledger.document(NS, "doc")
     assert (found["version"], len(found["tokens"])) == ("v0", 2)
 

@@ -13,11 +13,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from service import keys
 from service.connection import Client, connect
 from service.errors import KeyReused, NotCancellable, QueueFull, UnknownJob
-from service.queue import FINAL, Claim, Job, JobQueue, NewDocument
+from service.job import FINAL, Claim, Job, NewDocument
+from service.lease import Lease
+from service.metrics import Metrics
+from service.queue import JobQueue
 from service.valkey import EmbeddedValkey
 
 pytestmark = pytest.mark.anyio
 NS = "default"
+TOKENS = {NS: 1, "other": 1}
+"""Of the first worker."""
 SOON = 0.01
 """Seconds that a claim of an empty queue waits."""
 
@@ -30,6 +35,7 @@ def document(name: str, text: str = "", **metadata: Any) -> NewDocument:
 async def queue(client: Client) -> JobQueue:
     queue = JobQueue(client, max_depth=5)
     await queue.prepare([NS, "other"])
+    await Lease(client, list(TOKENS), "worker", 60, Metrics()).take()
     return queue
 
 
@@ -38,12 +44,12 @@ async def claim(queue: JobQueue, *namespaces: str) -> Claim:
     found = None
     while found is None:
         assert await queue.depth(NS) + await queue.depth("other")
-        found = await queue.claim(namespaces or [NS], "learner", SOON)
+        found = await queue.claim({n: TOKENS[n] for n in namespaces or [NS]}, "learner", SOON)
     return found
 
 
 async def finish(queue: JobQueue, claimed: Claim, status: str = "succeeded") -> None:
-    await queue.end(claimed.job, status)
+    await queue.end(claimed, status)
     await queue.acknowledge(claimed)
 
 
@@ -57,7 +63,7 @@ async def test_jobs_are_claimed_in_the_order_of_acceptance(queue: JobQueue) -> N
         claimed = await claim(queue)
         assert claimed.job.job_id == job.job_id
         await finish(queue, claimed)
-    assert await queue.claim([NS], "learner", SOON) is None
+    assert await queue.claim({NS: 1}, "learner", SOON) is None
 
 
 async def test_preparing_again_keeps_what_is_there(queue: JobQueue) -> None:
@@ -165,9 +171,9 @@ async def test_what_was_claimed_and_not_acknowledged_is_claimed_again_first(queu
 
 async def test_what_ended_and_was_not_acknowledged_is_not_claimed_again(queue: JobQueue, client: Client) -> None:
     await queue.accept(NS, [document("a")])
-    await queue.end((await claim(queue)).job, "succeeded")
+    await queue.end(await claim(queue), "succeeded")
     restarted = JobQueue(client, max_depth=5)
-    assert await restarted.claim([NS], "learner", SOON) is None
+    assert await restarted.claim({NS: 1}, "learner", SOON) is None
     assert await restarted.depth(NS) == 0
 
 
@@ -194,15 +200,15 @@ async def test_a_job_that_runs_or_has_ended_cannot_be_cancelled(queue: JobQueue)
     for status in ("running", "succeeded"):
         with pytest.raises(NotCancellable, match=status):
             await queue.cancel(job.job_id)
-        await queue.end(claimed.job, "succeeded")
+        await queue.end(claimed, "succeeded")
     assert (await queue.read(job.job_id)).status == "succeeded"
 
 
 async def test_a_job_ends_once(queue: JobQueue) -> None:
     await queue.accept(NS, [document("a")])
     claimed = await claim(queue)
-    assert await queue.end(claimed.job, "rejected", version="v0", report='{"a": 1}') == "rejected"
-    assert await queue.end(claimed.job, "failed", error="late") == "rejected"
+    assert await queue.end(claimed, "rejected", version="v0", report='{"a": 1}') == "rejected"
+    assert await queue.end(claimed, "failed", error="late") == "rejected"
     job = await queue.read(claimed.job.job_id)
     assert (job.status, job.version, job.report, job.error) == ("rejected", "v0", {"a": 1}, None)
     assert [fields["status"] for _, fields in await events(queue, job)] == ["queued", "running", "rejected"]
@@ -211,7 +217,8 @@ async def test_a_job_ends_once(queue: JobQueue) -> None:
 async def test_a_job_given_up_is_among_the_dead_letters_with_its_error(queue: JobQueue, client: Client) -> None:
     [job] = await queue.accept(NS, [document("a")])
     await queue.bury(await claim(queue), "it broke")
-    assert [fields for _, fields in await client.xrange(keys.dead(NS))] == [{"job": job.job_id, "error": "it broke"}]
+    [(_, fields)] = await client.xrange(keys.dead(NS))
+    assert fields == {"job": job.job_id, "document": "a", "attempts": "1", "error": "it broke"}
     assert await queue.dead_letters(NS) == 1
     assert await queue.depth(NS) == 0
     assert (await queue.read(job.job_id)).error == "it broke"
@@ -296,6 +303,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.held: Claim | None = None
         self.restart()
         self.runner.run(self.queue.prepare([NS, "other"]))
+        self.runner.run(Lease(self.client, list(TOKENS), "worker", 60, Metrics()).take())
 
     def restart(self) -> None:
         self.client = self.runner.get_loop().run_until_complete(self._connect())
@@ -321,7 +329,7 @@ class Lifecycle(RuleBasedStateMachine):
     def claim(self) -> None:
         left = self.jobs.keys() - self.ended.keys()
         while self.held is None and self.runner.run(self._depth()):  # what has ended is cleared away on the way
-            self.held = self.runner.run(self.queue.claim([NS, "other"], "learner", SOON))
+            self.held = self.runner.run(self.queue.claim(TOKENS, "learner", SOON))
         assert (self.held.job.job_id in left) if self.held else not left
 
     async def _depth(self) -> int:
@@ -331,7 +339,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(status=st.sampled_from(sorted(FINAL - {"cancelled"})))
     def end(self, status: str) -> None:
         assert self.held is not None
-        now = self.runner.run(self.queue.end(self.held.job, status))
+        now = self.runner.run(self.queue.end(self.held, status))
         first = self.held.job.job_id not in self.ended
         assert not first or now == status
         self.ended[self.held.job.job_id] = 1

@@ -2,8 +2,9 @@
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from conftest import Taught
 from serving import ThreadServer
 
-from adapters.checkpoint import VersionStore
+from adapters.checkpoint import Version, VersionStore
 from adapters.config import LearnConfig
 from adapters.delta import DeltaSum
 from adapters.errors import AdapterError
@@ -20,10 +21,13 @@ from adapters.learner import Learned, Learner
 from adapters.memory import Memory
 from adapters.packed_linear import apply
 from service.canaries import Canaries
-from service.connection import Client
+from service.connection import Client, connect
+from service.dead_letters import DeadLetters
+from service.job import Job, NewDocument
+from service.lease import Lease
 from service.ledger import Ledger
 from service.metrics import Metrics
-from service.queue import Job, JobQueue, NewDocument
+from service.queue import JobQueue
 from service.residency import Residency
 from service.settings import Settings
 from service.worker import Worker
@@ -35,11 +39,13 @@ NS, OTHER = "default", "other"
 class Bench:
     """A worker of its own, with the server's model: queue, ledger and versions belong to the test."""
 
-    def __init__(self, server: ThreadServer, client: Client, root: Path, learner: Learner | None = None) -> None:
+    def __init__(
+        self, server: ThreadServer, client: Client, root: Path, learner: Learner | None = None, name: str = "bench"
+    ) -> None:
         runtime = server.runtime
-        self.client, self.base = client, runtime.base
-        self.settings = Settings(data_dir=root, namespaces=(NS, OTHER), max_attempts=2)
-        self.metrics, self.store = Metrics(), VersionStore(root / "versions")
+        self.client, self.base, self.name = client, runtime.base, name
+        self.settings = Settings(data_dir=root, namespaces=(NS, OTHER), max_attempts=2, lease_seconds=600)
+        self.metrics, self.store = Metrics(), VersionStore(root / "versions", name)
         self.queue, self.ledger, self.canaries = JobQueue(client, 100), Ledger(client, [NS, OTHER]), Canaries(client, 100)
         self.table, self.turns = runtime.engine._table, runtime.turns
         self.residency = Residency(self.table, 2, self.load, self.metrics.resident_versions.set)
@@ -52,17 +58,13 @@ class Bench:
     @property
     def worker(self) -> Worker:
         """A new one, as after a restart."""
-        return Worker(
-            self.queue,
-            self.ledger,
-            self.store,
-            self.residency,
-            self.canaries,
-            self.learner,
-            self.turns,
-            self.metrics,
-            self.settings,
-        )
+        parts = self.queue, self.ledger, self.store, self.residency, self.canaries, self.learner
+        return Worker(*parts, self.turns, self.metrics, self.settings, self.lease)
+
+    @property
+    def lease(self) -> Lease:
+        """A new one, of the same name."""
+        return Lease(self.client, [NS, OTHER], self.name, self.settings.lease_seconds, self.metrics)
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[Worker]:
@@ -84,12 +86,23 @@ class Bench:
         return job
 
     async def final(self, job: Job) -> Job:
+        await self.ended(job)
         async with asyncio.timeout(60):
-            async for _ in self.queue.follow(job.job_id):
-                pass
             while await self.queue.depth(job.namespace):
                 await asyncio.sleep(0.001)
         return await self.queue.read(job.job_id)
+
+    async def ended(self, job: Job) -> Job:
+        async with asyncio.timeout(60):
+            async for _ in self.queue.follow(job.job_id):
+                pass
+        return await self.queue.read(job.job_id)
+
+    async def writes(self, does: bool = True) -> None:
+        """Wait until this one may write, or may not any more."""
+        async with asyncio.timeout(30):
+            while self.metrics.registry.get_sample_value("infold_writer", {"namespace": NS}) != does:
+                await asyncio.sleep(0.001)
 
     def count(self, result: str) -> float:
         return self.metrics.registry.get_sample_value("infold_updates_total", {"result": result}) or 0.0
@@ -98,6 +111,14 @@ class Bench:
 @pytest.fixture
 def make_bench(server: ThreadServer, client: Client, tmp_path: Path) -> Callable[..., Bench]:
     return lambda learner=None: Bench(server, client, tmp_path, learner)
+
+
+@pytest.fixture
+async def other(server: ThreadServer, flushed: str, tmp_path: Path) -> AsyncIterator[Bench]:
+    """A second one on the same Redis, by a connection of its own, with the same versions."""
+    connected = connect(flushed)
+    yield Bench(server, connected, tmp_path, name="other")
+    await connected.aclose()
 
 
 @pytest.fixture
@@ -210,9 +231,10 @@ async def test_a_document_that_can_never_be_learned_is_not_tried_again(
 
 async def test_a_job_that_was_delivered_too_often_is_given_up_unlearned(bench: Bench, facts: list[Taught]) -> None:
     await bench.queue.prepare([NS, OTHER])
-    job = await bench.post(facts[0].text)
+    job, before = await bench.post(facts[0].text), bench.lease
+    await before.take()
     for _ in range(bench.settings.max_attempts):
-        await bench.queue.claim([NS], "learner", 0.01)
+        await bench.queue.claim(before.tokens, "learner", 0.01)
     async with bench.working():
         job = await bench.final(job)
     assert (job.status, job.error) == ("failed", "gave up after 2 attempts")
@@ -339,3 +361,88 @@ async def test_memories_of_the_chain_are_rehearsed_after_a_restart(
         await bench.final(await bench.post(facts[2].text, "doc-2"))
     assert seen
     assert seen[0] >= 2
+
+
+async def test_a_dead_letter_that_is_retried_is_learned_when_what_kept_it_is_gone(
+    server: ThreadServer, make_bench: Callable[..., Bench], facts: list[Taught]
+) -> None:
+    luck = [False, False, True]
+
+    def before(_: str) -> None:
+        if not luck.pop(0):
+            raise RuntimeError("out of luck")
+
+    bench = make_bench(Faulty(server, before))
+    async with bench.working():
+        job = await bench.final(await bench.post(facts[0].text))
+        assert job.status == "failed"
+        await DeadLetters(bench.client, bench.queue, 100).retry(job.job_id)
+        job = await bench.final(job)
+    assert (job.status, job.attempts, job.error, job.version) == ("succeeded", 1, None, "v1")
+    assert await bench.queue.dead_letters(NS) == 0
+
+
+def one_chain(bench: Bench, documents: list[str]) -> None:
+    """Each was learned once, on top of the one before."""
+    records = bench.ledger.versions(NS)
+    assert sorted(name for record in records for name in record.documents) == sorted(documents)
+    assert [record.name for record in records] == [f"v{n}" for n in range(len(documents) + 1)]
+    assert [record.parent for record in records[1:]] == [record.name for record in records[:-1]]
+    digest = bench.ledger.resolve(NS).digest
+    assert bench.store.chain(digest) == [record.digest for record in records[1:]]
+
+
+async def test_of_two_workers_one_learns_and_the_other_goes_on_where_it_stopped(
+    bench: Bench, other: Bench, facts: list[Taught]
+) -> None:
+    names = [f"doc-{n}" for n in range(6)]
+    async with AsyncExitStack() as later:
+        async with bench.working():
+            await bench.writes()
+            await later.enter_async_context(other.working())
+            jobs = [await other.post(fact.text, name) for fact, name in zip(facts[:6], names, strict=True)]
+            for job in jobs[:3]:
+                await bench.ended(job)
+            assert other.count("succeeded") == 0
+        by_the_first = bench.count("succeeded")
+        assert [(job.status, job.attempts) for job in [await other.final(job) for job in jobs]] == [("succeeded", 1)] * 6
+        one_chain(other, names)
+        assert by_the_first >= 3
+        assert by_the_first + other.count("succeeded") == 6
+
+
+class Slow(VersionStore):
+    """Writes when it is told to."""
+
+    def __init__(self, root: Path, writer: str) -> None:
+        super().__init__(root, writer)
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def write(self, *arguments: Any, **more: Any) -> Version:
+        self.reached.set()
+        assert self.go_on.wait(60)
+        return super().write(*arguments, **more)
+
+
+async def test_a_worker_that_wakes_up_outdated_changes_nothing_and_waits_for_its_turn(
+    bench: Bench, other: Bench, facts: list[Taught]
+) -> None:
+    """It was stopped while it wrote its version; what it had begun counts neither as learned nor as failed."""
+    bench.store, other.name = Slow(bench.store.root, "bench"), bench.name
+    async with bench.working():
+        job = await bench.post(facts[0].text, "one")
+        assert await asyncio.to_thread(bench.store.reached.wait, 60)
+        async with other.working():
+            ended = await other.ended(job)
+            assert (ended.status, ended.version, ended.attempts) == ("succeeded", "v1", 2)
+            bench.store.go_on.set()
+            await bench.writes(False)
+            assert [bench.count(result) for result in ("succeeded", "unchanged", "rejected", "failed")] == [0, 0, 0, 0]
+            assert await bench.queue.read(job.job_id) == ended
+            assert await bench.queue.dead_letters(NS) == 0
+            await other.final(await other.post(facts[1].text, "two"))
+            one_chain(other, ["one", "two"])
+        last = await bench.final(await bench.post(facts[2].text, "three"))
+        assert (last.status, last.attempts) == ("succeeded", 1)
+        one_chain(bench, ["one", "two", "three"])
+        assert bench.count("succeeded") == 1
