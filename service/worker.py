@@ -2,6 +2,7 @@
 
 A job is acknowledged only after its version is on disk and published, so a crash anywhere before that means learning it
 again, and a crash after it means finding it ended (`keys.py`). Redis being away is waited out; it never counts as an attempt.
+Every so many versions a snapshot of the chain is written beside the next document's learning; a crash there costs only time.
 
 Covered: one learning thread over all namespaces, redelivery, rejection, dead letters, draining.
 Not covered: two workers on one namespace.
@@ -45,6 +46,8 @@ class _Head:
     record: VersionRecord
     total: DeltaSum
     memories: list[Memory]
+    behind: int
+    """How many versions of its chain the last snapshot lacks."""
     refused: int = 0
     """Documents that changed nothing while this process held the namespace."""
 
@@ -75,6 +78,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._saving: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Work until `stop`."""
@@ -85,6 +89,7 @@ class Worker:
             self._idle.clear()
             try:
                 await self._work(claim)
+                self._save(claim.job.namespace)
             finally:
                 self._idle.set()
 
@@ -96,10 +101,13 @@ class Worker:
             raise
 
     async def stop(self, drain_seconds: float) -> None:
-        """Claim nothing more; wait for the running job."""
+        """Claim nothing more; wait for the running job, and for a snapshot that is being written."""
         self._stopping.set()
         try:
-            await asyncio.wait_for(self._idle.wait(), drain_seconds)
+            async with asyncio.timeout(drain_seconds):
+                await self._idle.wait()
+                if self._saving is not None:
+                    await self._saving
         except TimeoutError:
             log.warning("the running job did not end in time; it will be learned after the next start")
 
@@ -162,7 +170,8 @@ class Worker:
         assert learned.report.drift is not None
         self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
         self._metrics.retention.set(learned.report.drift.retained)
-        self._heads[job.namespace] = _Head(record, learned.total, [*head.memories, *learned.memories], head.refused)
+        memories = [*head.memories, *learned.memories]
+        self._heads[job.namespace] = _Head(record, learned.total, memories, head.behind + 1, head.refused)
         if self._residency is not None:
             self._metrics.learn_to_live.observe(time.time() - job.accepted_at)
             await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
@@ -189,8 +198,31 @@ class Worker:
         if head is None or head.record.name != record.name:
             workspace = self._learner.workspace
             total, memories = self._store.rebuild(record.digest, workspace.base.digest, workspace.base_weights)
-            head = self._heads[namespace] = _Head(record, total, memories)
+            behind = self._store.behind(record.digest, workspace.base.digest)
+            head = self._heads[namespace] = _Head(record, total, memories, behind)
         return head
+
+    def _save(self, namespace: str) -> None:
+        """Begin to write a snapshot, if one is due and no other is being written. Nothing waits for it."""
+        head, every = self._heads.get(namespace), self._settings.snapshot_every
+        if head is not None and 0 < every <= head.behind and (self._saving is None or self._saving.done()):
+            self._saving = asyncio.create_task(self._write_snapshot(head))
+
+    async def _write_snapshot(self, head: _Head) -> None:
+        assert head.record.digest is not None, "the base model is behind nothing"
+        served = [self._ledger.resolve(namespace).digest for namespace in self._settings.namespaces]
+        head.behind, lacked = 0, head.behind
+        try:
+            await asyncio.to_thread(
+                self._store.write_snapshot,
+                head.record.digest,
+                self._learner.workspace.base.digest,
+                head.total,
+                head.memories,
+                needed=served,
+            )
+        except (OSError, CorruptCheckpoint) as error:
+            log.warning("no snapshot was written: the next start takes longer", versions=lacked, error=str(error))
 
     def _observe(self, learned: Learned) -> None:
         report = learned.report
