@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
+from service.difference import difference
 from service.routes.common import RuntimeOf
 from service.schemas import RollbackIn, version_out
 
@@ -17,6 +18,14 @@ async def versions(runtime: RuntimeOf, namespace: str = "default") -> dict[str, 
     """All versions, oldest first."""
     live = runtime.ledger.resolve(namespace).name
     return {"versions": [version_out(record, live) for record in runtime.ledger.versions(namespace)]}
+
+
+@router.get("/versions/diff")  # before the next one: there is no version of that name
+async def diff(
+    runtime: RuntimeOf, old: Annotated[str, Query(alias="from")], new: Annotated[str, Query(alias="to")], namespace: str = "default"
+) -> dict[str, Any]:
+    """What lies between two versions: documents, weights, probes."""
+    return await asyncio.to_thread(difference, runtime, namespace, old, new)
 
 
 @router.get("/versions/{version}")
