@@ -70,6 +70,12 @@ class Guard:
         answers = remembered(self._workspace, [*new, *recalled])
         return Drift(kl, _share(answers[: len(new)]), _share(answers[len(new) :]))
 
+    @torch.no_grad()
+    def held_out_kl(self) -> float:
+        """Of the weights installed, on all held-out samples."""
+        parts = [range(len(self._held_out))[i : i + self.config.probes] for i in range(0, len(self._held_out), self.config.probes)]
+        return sum(len(part) * self._drift(list(part)) for part in parts) / len(self._held_out)
+
     def _picked(self, turn: int, probes: int) -> list[int]:
         """The next samples in turn."""
         wanted = min(probes, len(self._held_out))

@@ -1,4 +1,4 @@
-"""The command line: `infold serve | worker | learn | ask | status | versions | rollback | train-scorer | bench | doctor`.
+"""The command line: `infold serve | worker | learn | ask | status | versions | diff | rollback | export | ...`.
 
 Answers go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 misused.
 """
@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from service.bench import bench
-from service.commands import answers, documents, versions
+from service.commands import answers, documents, export, versions
 from service.commands.common import err, out, reported
 from service.errors import ServiceError
 from service.settings import Settings, load_settings
@@ -25,7 +25,7 @@ app = typer.Typer(
     help="infold: an LLM server that keeps learning while it serves.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(bench, name="bench")
-for noun in (documents, answers, versions):
+for noun in (documents, answers, versions, export):
     app.add_typer(noun.app)
 
 Model = Annotated[str | None, typer.Argument(help="Hub id or local path; none: the demo model that ships.")]

@@ -81,7 +81,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with TemporaryDirectory() as scratch:
-        data, empty, full = args.keep or Path(scratch) / "full", [], []
+        data: Path = args.keep or Path(scratch) / "full"
+        empty: list[dict[str, float]] = []
+        full: list[dict[str, float]] = []
         if not data.exists():
             made = make_ledger(data, load_base_model(str(MODEL_PATH)), args.documents)
             print(json.dumps({"what": "made"} | made_of(made)), flush=True)

@@ -28,7 +28,7 @@ from service.connection import Client, connect
 from service.ledger import Ledger
 from service.metrics import Metrics
 from service.queue import JobQueue, NewDocument
-from service.settings import Settings
+from service.settings import load_settings
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
 from service.worker import Worker
@@ -119,7 +119,7 @@ def _embedded(data_dir: Path) -> Iterator[EmbeddedValkey]:
 
 
 async def _fill(url: str, data_dir: Path, base: BaseModel, documents: int, namespace: str) -> Made:
-    settings, redis = Settings(data_dir=data_dir, namespaces=(namespace,)), connect(url)
+    settings, redis = load_settings(data_dir=data_dir, namespaces=(namespace,)), connect(url)
     queue, ledger = JobQueue(redis, _AT_ONCE), Ledger(redis, [namespace])
     learner = DrawnLearner(base)
     store = VersionStore(data_dir / "versions")

@@ -4,11 +4,12 @@ import asyncio
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from service.difference import difference
+from service.export import export
 from service.routes.common import RuntimeOf
-from service.schemas import RollbackIn, version_out
+from service.schemas import ExportIn, RollbackIn, version_out
 
 router = APIRouter()
 
@@ -32,6 +33,15 @@ async def diff(
 async def version(runtime: RuntimeOf, version: str, namespace: str = "default") -> dict[str, Any]:
     """One version."""
     return version_out(runtime.ledger.resolve(namespace, version), runtime.ledger.resolve(namespace).name)
+
+
+@router.post("/versions/{version}/export", response_class=Response)
+async def export_version(runtime: RuntimeOf, version: str, body: ExportIn) -> Response:
+    """A version as a LoRA adapter that PEFT loads, in a zip archive."""
+    async with runtime.scoring:  # one at a time, as in /score: it waits for the job that is being learned
+        archive = await asyncio.to_thread(export, runtime, body.namespace, version, body.rank)
+    named = {"Content-Disposition": f'attachment; filename="{body.namespace}-{version}.zip"'}
+    return Response(archive, media_type="application/zip", headers=named)
 
 
 @router.post("/versions/rollback")

@@ -16,7 +16,14 @@ from typer.testing import CliRunner
 from service.cli import app
 
 Run = Callable[..., Result]
-COMMANDS = [("ask", "Q: Where?"), ("status",), ("versions",), ("diff", "v0", "v0"), ("rollback", "v0")]
+COMMANDS = [
+    ("ask", "Q: Where?"),
+    ("status",),
+    ("versions",),
+    ("diff", "v0", "v0"),
+    ("rollback", "v0"),
+    ("export", "v0", "no-such-directory"),
+]
 
 
 def run_alone(*arguments: str, **more: str) -> Result:
@@ -186,7 +193,7 @@ def test_misuse_ends_with_2(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "learn", "ask", "status", "versions", "diff", "rollback", "train-scorer", "doctor"]
+    "command", ["", "serve", "learn", "ask", "status", "versions", "diff", "rollback", "export", "train-scorer", "doctor"]
 )
 def test_every_command_explains_itself(command: str) -> None:
     assert run_alone(*[command] * bool(command), "--help").exit_code == 0
