@@ -3,26 +3,25 @@
     <root>/<digest>/manifest.json        parent digest, base model digest, documents, drift, SHA-256 of every other file
     <root>/<digest>/delta.safetensors    left:<layer> (d_out, r), right:<layer> (d_in, r), float32
     <root>/<digest>/memories.json        what rehearsal keeps of the documents' lessons
+    <root>/snapshots/<digest>/           what the chain of a version adds up to (`snapshots.py`)
     <root>/.writing-<writer>-<random>/   a version being written
 
 <digest> is the SHA-256 of manifest.json, so a name vouches for every byte below it and, through `parent`, for the
 whole chain back to the base. A crash at any moment leaves either no directory of that name or a whole one: files are
 written and fsynced under a temporary name, which is renamed last. Several machines may share the directory: each
 writes under a name of its own, and `clear_unfinished` removes what a crash left of this writer's; nothing else ever
-removes or changes a file here. So what a writer left that never comes back stays, and takes only room.
+removes or changes a file of a version. So what a writer left that never comes back stays, and takes only room.
 
-Covered: writing, reading, verifying, rebuilding the summed weights of a chain. Not covered: names and aliases (the
-server's ledger)."""
+Covered: writing, reading, verifying, rebuilding the summed weights of a chain from its nearest snapshot. Not covered: names and
+aliases (the server's ledger)."""
 
 import hashlib
 import json
-import os
 import shutil
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -30,11 +29,15 @@ from torch import Tensor
 
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Drift
+from adapters.durable import begin, checksums, clear_unfinished, finish
 from adapters.errors import CorruptCheckpoint, InvalidConfig
 from adapters.memory import Memory
+from adapters.snapshots import Snapshot, Snapshots
 
 FORMAT = 1
-_UNFINISHED = ".writing-"
+KEPT = 2
+"""Snapshots of one chain: the newest, and the one that serves should it be torn."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,12 @@ class VersionStore:
         """writer: letters and digits; no two processes that write here have the same at the same time."""
         if not writer.isalnum():
             raise InvalidConfig(f"a writer's name must be letters and digits, not {writer!r}")
-        self.root, self._unfinished = root, f"{_UNFINISHED}{writer}-"
+        self.root, self._writer, self.snapshots = root, writer, Snapshots(root / "snapshots", writer)
         root.mkdir(parents=True, exist_ok=True)
 
     def clear_unfinished(self) -> int:
         """Remove what a crash left half-written of this writer's; call only while it does not write. Returns how many."""
-        leftovers = list(self.root.glob(f"{self._unfinished}*"))
-        for path in leftovers:
-            shutil.rmtree(path)
-        return len(leftovers)
+        return clear_unfinished(self.root, self._writer) + self.snapshots.clear_unfinished()
 
     def write(
         self,
@@ -83,8 +83,7 @@ class VersionStore:
         created: float,
     ) -> Version:
         """Write one version durably. Writing the same content again is a no-op that returns the same digest."""
-        unfinished = self.root / f"{self._unfinished}{uuid.uuid4().hex}"
-        unfinished.mkdir()
+        unfinished = begin(self.root, self._writer)
         tensors = {
             f"{side}:{n}": t.contiguous().cpu()
             for n, pair in delta.factors.items()
@@ -92,7 +91,6 @@ class VersionStore:
         }
         save_file(tensors, unfinished / "delta.safetensors")
         (unfinished / "memories.json").write_text(json.dumps([asdict(m) for m in memories]))
-        files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(unfinished.iterdir())}
         manifest = {
             "format": FORMAT,
             "parent": parent,
@@ -100,18 +98,15 @@ class VersionStore:
             "documents": list(documents),
             "drift": None if drift is None else asdict(drift),
             "created": created,
-            "files": files,
+            "files": checksums(unfinished),
         }
         text = json.dumps(manifest, sort_keys=True, indent=1).encode()
         (unfinished / "manifest.json").write_bytes(text)
         digest = hashlib.sha256(text).hexdigest()
-        for path in (*unfinished.iterdir(), unfinished):
-            _fsync(path)
         if (self.root / digest).exists():
             shutil.rmtree(unfinished)
         else:
-            unfinished.rename(self.root / digest)
-            _fsync(self.root)
+            finish(unfinished, digest)
         return self.read(digest)
 
     def read(self, digest: str) -> Version:
@@ -147,8 +142,9 @@ class VersionStore:
         memories = json.loads((directory / "memories.json").read_text())
         return _delta(tensors), tuple(Memory(**{k: tuple(v) for k, v in m.items()}) for m in memories)
 
-    def chain(self, digest: str | None) -> list[str]:
-        """Digests from the base model's first child to `digest`, in order.
+    def chain(self, digest: str | None, until: Collection[str] = ()) -> list[str]:
+        """Digests of the versions whose deltas make up `digest`, in order: from the base model's first child, or from the nearest
+        one of `until`.
 
         Raises:
             CorruptCheckpoint: a link is missing or torn.
@@ -156,18 +152,58 @@ class VersionStore:
         found: list[str] = []
         while digest is not None:
             found.append(digest)
-            digest = self.read(digest).parent
+            digest = None if digest in until else self.read(digest).parent
         return found[::-1]
+
+    def lineage(self, digest: str | None, base: str) -> list[str]:
+        """The whole of `chain`; what lies below the nearest snapshot is read from there."""
+        below, links = self._from_snapshot(digest, base, self.snapshots.chain)
+        return [*(below or ()), *links]
+
+    def learned(self, links: Iterable[str]) -> list[str]:
+        """Ids of the documents that these versions learned, in their order, each once."""
+        return list(dict.fromkeys(document for link in links for document in self.read(link).documents))
+
+    def behind(self, digest: str | None, base: str) -> int:
+        """How many deltas `rebuild` has to add to the nearest snapshot, or to the base model if there is none."""
+        return len(self._from_snapshot(digest, base, self.snapshots.chain)[1])
 
     def rebuild(self, digest: str | None, base: str, weights: Mapping[str, Tensor]) -> tuple[DeltaSum, list[Memory]]:
         """The summed weights of a version and all memories of its chain. weights: the base model's target weights."""
-        total = DeltaSum(weights)
-        memories: list[Memory] = []
-        for link in self.chain(digest):
+        snapshot, links = self._from_snapshot(digest, base, self.snapshots.read)
+        summed = {} if snapshot is None else {n: total.to(weights[n].device) for n, total in snapshot.totals.items()}
+        total, memories = DeltaSum(weights, summed), [] if snapshot is None else list(snapshot.memories)
+        for link in links:
             delta, lessons = self.load(link, base)
             total.add(delta)
             memories += lessons
         return total, memories
+
+    def write_snapshot(
+        self, digest: str, base: str, total: DeltaSum, memories: Sequence[Memory], needed: Iterable[str | None] = ()
+    ) -> None:
+        """Keep what `rebuild` gives of `digest`, and remove all but the newest snapshots of its chain.
+
+        needed: further versions, the nearest snapshot of each of which must stay.
+        """
+        chain = self.lineage(digest, base)
+        self.snapshots.write(digest, base, Snapshot(tuple(chain), total.totals, memories))
+        saved = self.snapshots.digests()
+        nearest = {link for other in needed for link in self.chain(other, saved)[:1]}
+        older = [link for link in chain if link in saved][:-KEPT]
+        self.snapshots.remove(link for link in older if link not in nearest)
+
+    def _from_snapshot(self, digest: str | None, base: str, read: Callable[[str, str], T | None]) -> tuple[T | None, list[str]]:
+        """What `read` gives of the nearest snapshot that it can read, or None; and the links above it."""
+        usable = self.snapshots.digests()
+        while True:
+            links = self.chain(digest, usable)
+            if not links or links[0] not in usable:
+                return None, links
+            found = read(links[0], base)
+            if found is not None:
+                return found, links[1:]
+            usable.remove(links[0])
 
     def _manifest(self, digest: str) -> tuple[dict[str, Any], int]:
         """The verified manifest, and the size of the whole version in bytes."""
@@ -188,11 +224,3 @@ class VersionStore:
 def _delta(tensors: Mapping[str, Tensor]) -> Delta:
     names = sorted({key.partition(":")[2] for key in tensors})
     return Delta({name: (tensors[f"left:{name}"], tensors[f"right:{name}"]) for name in names})
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

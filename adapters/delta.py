@@ -69,6 +69,16 @@ def join(deltas: Iterable[Delta]) -> Delta:
     return Delta({n: (torch.cat([p[0] for p in pairs], 1), torch.cat([p[1] for p in pairs], 1)) for n, pairs in parts.items()})
 
 
+@dataclass(frozen=True)
+class Distance:
+    """How far apart the weights of one layer are in two versions."""
+
+    norm: float
+    """Frobenius norm of the difference."""
+    relative: float
+    """The same over the norm of the base weight."""
+
+
 class DeltaSum:
     """The exact sum of deltas over base weights: what one version's target layers hold."""
 
@@ -104,6 +114,19 @@ class DeltaSum:
     def weights(self) -> dict[str, Tensor]:
         """All target layers' weights."""
         return {layer: self.weight(layer) for layer in self._base}
+
+    def distances(self, other: "DeltaSum") -> dict[str, Distance]:
+        """Of each layer from what it holds in `other`, a sum over the same base: of the sums themselves, which are exact."""
+        found = {}
+        for layer, base in self._base.items():
+            mine, theirs = self.totals.get(layer), other.totals.get(layer)
+            if mine is None and theirs is None:
+                found[layer] = Distance(0.0, 0.0)
+                continue
+            none = torch.zeros_like(base, dtype=torch.float64)
+            norm = float(torch.linalg.norm((none if mine is None else mine) - (none if theirs is None else theirs)))
+            found[layer] = Distance(norm, norm / max(float(torch.linalg.norm(base.double())), torch.finfo(torch.float32).tiny))
+        return found
 
     def _accumulate(self, delta: Delta, sign: float) -> None:
         for layer in delta.factors:

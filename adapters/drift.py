@@ -101,6 +101,12 @@ class Guard:
         answers = remembered(self._workspace, [*new, *earlier])
         return Drift(kl, _share(answers[: len(new)]), _share(answers[len(new) :]))
 
+    @torch.no_grad()
+    def held_out_kl(self) -> float:
+        """Of the weights installed, on all held-out samples."""
+        parts = [range(len(self._held_out))[i : i + self.config.probes] for i in range(0, len(self._held_out), self.config.probes)]
+        return sum(len(part) * self._drift(list(part)) for part in parts) / len(self._held_out)
+
     def _canary_verdict(self, changed: Sequence[Memory], count: int) -> str | None:
         """Why the answers of `changed`, of `count` canaries, may not change, or None."""
         if len(changed) <= self.config.canary_loss * count:

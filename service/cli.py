@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from service.bench import bench
-from service.commands import answers, canaries, dead_letters, documents, versions
+from service.commands import answers, canaries, dead_letters, documents, export, versions
 from service.commands.common import err, out, reported
 from service.errors import ServiceError
 from service.settings import Settings, load_settings
@@ -25,7 +25,7 @@ app = typer.Typer(
     help="infold: an LLM server that keeps learning while it serves.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(bench, name="bench")
-for noun in (documents, answers, versions, canaries, dead_letters):
+for noun in (documents, answers, versions, export, canaries, dead_letters):
     app.add_typer(noun.app)
 
 Model = Annotated[str | None, typer.Argument(help="Hub id or local path; none: the demo model that ships.")]

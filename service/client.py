@@ -34,6 +34,14 @@ class Client:
         """DELETE, answer as JSON. Raises ServerRefused."""
         return self._call("DELETE", path, params=query)
 
+    def download(self, path: str, body: dict[str, Any]) -> bytes:
+        """POST JSON, answer as a zip archive. Raises ServerRefused."""
+        answer = self._answer("POST", path, json=body)
+        if answer.headers.get("content-type") != "application/zip":
+            raise self._other()
+        content: bytes = answer.content
+        return content
+
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """POST JSON, answer as server-sent events. Raises ServerRefused."""
         try:
@@ -54,15 +62,18 @@ class Client:
 
     def _call(self, method: str, path: str, **more: Any) -> Any:
         try:
+            return self._answer(method, path, **more).json()
+        except ValueError as error:
+            raise self._other() from error
+
+    def _answer(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        try:
             answer = httpx2.request(method, self._url + path, timeout=self._timeout, **more)
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise self._away(error) from error
         if answer.status_code >= 400:
             self._refuse(answer)
-        try:
-            return answer.json()
-        except ValueError as error:
-            raise self._other() from error
+        return answer
 
     def _away(self, error: Exception) -> ServerRefused:
         return ServerRefused(f"no infold server answers at {self._url} ({error}); start one with `infold serve`")

@@ -29,6 +29,7 @@ Every change that spans keys is one Lua script, so a crash leaves all of it or n
    until `writer` has run out; then one of them takes it, and finds what was pending under the group's one consumer.
  - A worker that was only stopped, and wakes up after that: every script that starts, ends or publishes a job compares its token
    with `fence` first, and does nothing. It forgets what it had begun, and waits.
+ - A snapshot follows from the versions: a crash while one is written costs only time at the next start.
 Commands of Redis 6.2 only.
 """
 

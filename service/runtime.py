@@ -16,7 +16,9 @@ from torch import Tensor
 
 from adapters.base_model import BaseModel
 from adapters.checkpoint import VersionStore
+from adapters.delta import DeltaSum
 from adapters.learner import Learner
+from adapters.memory import Memory
 from adapters.targets import find_targets
 from adapters.versioned_linear import VersionTable
 from adapters.views import ViewTemplate
@@ -140,9 +142,12 @@ class Runtime:
 
     def load_weights(self, digest: str) -> Mapping[str, Tensor]:
         """Target weights of a version, from its chain on disk."""
+        return self.rebuild(digest)[0].weights()
+
+    def rebuild(self, digest: str | None) -> tuple[DeltaSum, list[Memory]]:
+        """Summed weights and all memories of a version, from its chain on disk. Raises NotReady while the model is loaded."""
         base, _, _, workspace = self._loaded()
-        total, _ = self.store.rebuild(digest, base.digest, workspace.base_weights)
-        return total.weights()
+        return self.store.rebuild(digest, base.digest, workspace.base_weights)
 
     async def roll_back(self, namespace: str, to: str, expected: str | None, reason: str) -> VersionRecord:
         """Answer from version `to`, if `expected` (None: whatever) answers now.

@@ -152,6 +152,13 @@ class RollbackIn(_Body):
     namespace: str = "default"
 
 
+class ExportIn(_Body):
+    """Body of POST /versions/{version}/export."""
+
+    rank: int = Field(16, ge=1, le=1_000_000)
+    namespace: str = "default"
+
+
 def job_out(job: Job) -> dict[str, Any]:
     """A job as GET /learn/{id} shows it."""
     return {

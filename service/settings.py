@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     """How long running requests wait, about, for prompts that are read beside them, before each goes on by a token."""
     resident_versions: int = Field(4, ge=2)
     """Versions whose weights are kept in memory beside the base model."""
+    snapshot_every: int = Field(64, ge=0)
+    """Versions of one chain after which their sum is written to disk, so that a start need not add them up; 0: never."""
     drain_seconds: float = Field(30, ge=0)
     """How long running requests and the running job may take to end after SIGTERM."""
 

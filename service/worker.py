@@ -2,6 +2,7 @@
 
 A job is acknowledged only after its version is on disk and published, so a crash anywhere before that means learning it
 again, and a crash after it means finding it ended (`keys.py`). Redis being away is waited out; it never counts as an attempt.
+Every so many versions a snapshot of the chain is written beside the next document's learning; a crash there costs only time.
 
 Of several workers on one namespace one learns, and the others wait for its lease (`lease.py`). A worker that finds itself outdated
 drops what it has begun: whoever holds the lease now learns it.
@@ -55,6 +56,8 @@ class _Head:
     record: VersionRecord
     total: DeltaSum
     memories: list[Memory]
+    behind: int
+    """How many versions of its chain the last snapshot lacks."""
     refused: int = 0
     """Documents that changed nothing while this process held the namespace."""
 
@@ -92,6 +95,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._saving: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Work until `stop`, on whatever no other worker writes."""
@@ -102,6 +106,7 @@ class Worker:
                     if claim is not None:
                         self._idle.clear()
                         await self._work(claim)
+                        self._save(claim.job.namespace)
                 except Fenced as error:  # neither acknowledged nor failed: it is for whoever holds the lease now
                     self._lease.drop(error.namespace)
                 finally:
@@ -132,10 +137,13 @@ class Worker:
         return tokens
 
     async def stop(self, drain_seconds: float) -> None:
-        """Claim nothing more; wait for the running job."""
+        """Claim nothing more; wait for the running job, and for a snapshot that is being written."""
         self._stopping.set()
         try:
-            await asyncio.wait_for(self._idle.wait(), drain_seconds)
+            async with asyncio.timeout(drain_seconds):
+                await self._idle.wait()
+                if self._saving is not None:
+                    await self._saving
         except TimeoutError:
             log.warning("the running job did not end in time; it will be learned after the next start")
 
@@ -212,7 +220,8 @@ class Worker:
         assert learned.report.drift is not None
         self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
         self._metrics.retention.set(learned.report.drift.retained)
-        self._heads[job.namespace] = _Head(record, learned.total, [*head.memories, *learned.memories], head.refused)
+        memories = [*head.memories, *learned.memories]
+        self._heads[job.namespace] = _Head(record, learned.total, memories, head.behind + 1, head.refused)
         if self._shadow:
             return
         if self._residency is not None:
@@ -241,8 +250,31 @@ class Worker:
         if head is None or head.record.name != record.name:
             workspace = self._learner.workspace
             total, memories = self._store.rebuild(record.digest, workspace.base.digest, workspace.base_weights)
-            head = self._heads[namespace] = _Head(record, total, memories)
+            behind = self._store.behind(record.digest, workspace.base.digest)
+            head = self._heads[namespace] = _Head(record, total, memories, behind)
         return head
+
+    def _save(self, namespace: str) -> None:
+        """Begin to write a snapshot, if one is due and no other is being written. Nothing waits for it."""
+        head, every = self._heads.get(namespace), self._settings.snapshot_every
+        if head is not None and 0 < every <= head.behind and (self._saving is None or self._saving.done()):
+            self._saving = asyncio.create_task(self._write_snapshot(head))
+
+    async def _write_snapshot(self, head: _Head) -> None:
+        assert head.record.digest is not None, "the base model is behind nothing"
+        served = [self._ledger.resolve(namespace).digest for namespace in self._settings.namespaces]
+        head.behind, lacked = 0, head.behind
+        try:
+            await asyncio.to_thread(
+                self._store.write_snapshot,
+                head.record.digest,
+                self._learner.workspace.base.digest,
+                head.total,
+                head.memories,
+                needed=served,
+            )
+        except (OSError, CorruptCheckpoint) as error:
+            log.warning("no snapshot was written: the next start takes longer", versions=lacked, error=str(error))
 
     def _observe(self, learned: Learned) -> None:
         report = learned.report

@@ -1,11 +1,14 @@
 """The versions of a namespace, and which one answers."""
 
-from typing import Any
+import asyncio
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Response
 
+from service.difference import difference
+from service.export import export
 from service.routes.common import RuntimeOf
-from service.schemas import RollbackIn, version_out
+from service.schemas import ExportIn, RollbackIn, version_out
 
 router = APIRouter()
 
@@ -17,10 +20,27 @@ async def versions(runtime: RuntimeOf, namespace: str = "default") -> dict[str, 
     return {"versions": [version_out(record, live) for record in runtime.ledger.versions(namespace)]}
 
 
+@router.get("/versions/diff")  # before the next one: there is no version of that name
+async def diff(
+    runtime: RuntimeOf, old: Annotated[str, Query(alias="from")], new: Annotated[str, Query(alias="to")], namespace: str = "default"
+) -> dict[str, Any]:
+    """What lies between two versions: documents, weights, probes."""
+    return await asyncio.to_thread(difference, runtime, namespace, old, new)
+
+
 @router.get("/versions/{version}")
 async def version(runtime: RuntimeOf, version: str, namespace: str = "default") -> dict[str, Any]:
     """One version."""
     return version_out(runtime.ledger.resolve(namespace, version), runtime.ledger.resolve(namespace).name)
+
+
+@router.post("/versions/{version}/export", response_class=Response)
+async def export_version(runtime: RuntimeOf, version: str, body: ExportIn) -> Response:
+    """A version as a LoRA adapter that PEFT loads, in a zip archive."""
+    async with runtime.scoring:  # one at a time, as in /score: it waits for the job that is being learned
+        archive = await asyncio.to_thread(export, runtime, body.namespace, version, body.rank)
+    named = {"Content-Disposition": f'attachment; filename="{body.namespace}-{version}.zip"'}
+    return Response(archive, media_type="application/zip", headers=named)
 
 
 @router.post("/versions/rollback")

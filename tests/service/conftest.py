@@ -25,7 +25,7 @@ from service.connection import Client, connect
 from service.settings import Settings
 from service.valkey import EmbeddedValkey
 
-NAMESPACES = tuple(f"ns-{n:03}" for n in range(80))
+NAMESPACES = tuple(f"ns-{n:03}" for n in range(120))
 CONTEXT = 512
 LLAMA_LIKE = {"intermediate_size": 48, "num_key_value_heads": 2}
 SIZES: dict[str, dict[str, Any]] = {

@@ -474,6 +474,7 @@ FIELDS = {
     "/score": ["text", "other"],
     "/generate": ["prompt", "temperature", "top_p", "top_k", "seed", "stop", "stream", "version", "namespace", "other"],
     "/versions/rollback": ["to", "expected", "namespace", "other"],
+    "/versions/v0/export": ["rank", "namespace", "other"],
 }
 
 

@@ -16,7 +16,14 @@ from typer.testing import CliRunner
 from service.cli import app
 
 Run = Callable[..., Result]
-COMMANDS = [("ask", "Q: Where?"), ("status",), ("versions",), ("rollback", "v0")]
+COMMANDS = [
+    ("ask", "Q: Where?"),
+    ("status",),
+    ("versions",),
+    ("diff", "v0", "v0"),
+    ("rollback", "v0"),
+    ("export", "v0", "no-such-directory"),
+]
 
 
 def run_alone(*arguments: str, **more: str) -> Result:
@@ -92,6 +99,17 @@ def test_status_and_versions_are_readable(run: Run) -> None:
     versions = run("versions")
     assert versions.exit_code == 0
     assert "v0 (live)" in versions.stdout
+
+
+def test_a_difference_is_readable_and_json(run: Run, tmp_path: Path, facts: list[Taught]) -> None:
+    taught = json.loads(run("learn", write(tmp_path / "a.txt", facts[0].text), "--json").stdout)
+    shown = run("diff", "v0", "v1")
+    assert shown.exit_code == 0, shown.output
+    assert f"+ {taught['document_id']}" in shown.stdout
+    assert "mlp.down_proj" in shown.stdout
+    found = json.loads(run("diff", "v1", "v0", "--json").stdout)
+    assert found["documents"] == {"added": [], "removed": [taught["document_id"]]}
+    failed(run("diff", "v0", "v99"), "404", "v99")
 
 
 def test_a_rollback_takes_effect_and_respects_what_was_expected(run: Run, facts: list[Taught], tmp_path: Path) -> None:
@@ -174,7 +192,9 @@ def test_misuse_ends_with_2(arguments: list[str]) -> None:
     assert run_alone(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["", "serve", "learn", "ask", "status", "versions", "rollback", "train-scorer", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["", "serve", "learn", "ask", "status", "versions", "diff", "rollback", "export", "train-scorer", "doctor"]
+)
 def test_every_command_explains_itself(command: str) -> None:
     assert run_alone(*[command] * bool(command), "--help").exit_code == 0
 

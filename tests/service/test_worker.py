@@ -44,7 +44,7 @@ class Bench:
     ) -> None:
         runtime = server.runtime
         self.client, self.base, self.name = client, runtime.base, name
-        self.settings = Settings(data_dir=root, namespaces=(NS, OTHER), max_attempts=2, lease_seconds=600)
+        self.settings = Settings(data_dir=root, namespaces=(NS, OTHER), max_attempts=2, lease_seconds=600, snapshot_every=2)
         self.metrics, self.store = Metrics(), VersionStore(root / "versions", name)
         self.queue, self.ledger, self.canaries = JobQueue(client, 100), Ledger(client, [NS, OTHER]), Canaries(client, 100)
         self.table, self.turns = runtime.engine._table, runtime.turns
@@ -446,3 +446,34 @@ async def test_a_worker_that_wakes_up_outdated_changes_nothing_and_waits_for_its
         assert (last.status, last.attempts) == ("succeeded", 1)
         one_chain(bench, ["one", "two", "three"])
         assert bench.count("succeeded") == 1
+
+
+async def test_every_so_many_versions_their_sum_is_written_and_read_after_a_restart(bench: Bench, facts: list[Taught]) -> None:
+    base = bench.base.digest
+    async with bench.working():
+        for n, fact in enumerate(facts[:4]):
+            await bench.final(await bench.post(fact.text, f"doc-{n}"))
+        lives = [record.digest for record in bench.ledger.versions(NS)]
+    assert len(lives) == 5, "each document made a version"
+    assert bench.store.snapshots.digests() == {lives[2], lives[4]}
+    assert bench.store.behind(lives[4], base) == 0
+    served = bench.load(str(lives[4]))
+    bench.store.snapshots.remove([str(lives[2]), str(lives[4])])
+    assert all(torch.equal(served[name], weight) for name, weight in bench.load(str(lives[4])).items())
+    async with bench.working():
+        await bench.final(await bench.post(facts[4].text, "doc-4"))
+        last = bench.ledger.resolve(NS).digest
+    assert bench.store.behind(last, base) == 0, "what was missed is made up for after the next version"
+
+
+async def test_a_snapshot_that_cannot_be_written_keeps_nobody_from_learning(
+    bench: Bench, facts: list[Taught], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(bench.store.snapshots, "write", full)
+    async with bench.working():
+        jobs = [await bench.final(await bench.post(fact.text, f"doc-{n}")) for n, fact in enumerate(facts[:3])]
+    assert [job.status for job in jobs] == ["succeeded"] * 3
+    assert bench.store.snapshots.digests() == set()

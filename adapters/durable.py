@@ -1,0 +1,60 @@
+"""Directories that are there whole or not at all: written and fsynced under a temporary name, which is renamed last.
+
+Covered: writing, removing what a crash left, checksums. Not covered: what is in them (`checkpoint.py`, `snapshots.py`).
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+_UNFINISHED = ".writing-"
+
+
+def begin(root: Path, writer: str) -> Path:
+    """A new directory in `root`, to be filled and given to `finish`. writer: letters and digits, of this process alone."""
+    unfinished = root / f"{_UNFINISHED}{writer}-{uuid.uuid4().hex}"
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def finish(unfinished: Path, name: str) -> None:
+    """Give a directory its name, durably. What had that name before is kept aside until then, and removed."""
+    for path in (*unfinished.iterdir(), unfinished):
+        _fsync(path)
+    target = unfinished.with_name(name)
+    before = unfinished.with_name(f"{unfinished.name}-before") if target.exists() else None
+    if before is not None:
+        target.rename(before)
+    unfinished.rename(target)
+    _fsync(target.parent)
+    if before is not None:
+        shutil.rmtree(before)
+
+
+def clear_unfinished(root: Path, writer: str) -> int:
+    """Remove what a crash left half-written of one writer's; call only while it does not write. Returns how many."""
+    leftovers = list(root.glob(f"{_UNFINISHED}{writer}-*"))
+    for path in leftovers:
+        shutil.rmtree(path)
+    return len(leftovers)
+
+
+def checksums(directory: Path) -> dict[str, str]:
+    """Name -> SHA-256 of each file."""
+    return {path.name: sha256(path) for path in sorted(directory.iterdir())}
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
