@@ -165,6 +165,7 @@ def job_out(job: Job) -> dict[str, Any]:
         "job_id": job.job_id,
         "document_id": job.document_id,
         "namespace": job.namespace,
+        "kind": job.kind,
         "status": job.status,
         "version": job.version,
         "report": job.report,
