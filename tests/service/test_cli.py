@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from service.cli import app
 
 Run = Callable[..., Result]
-COMMANDS = [("ask", "Q: Where?"), ("status",), ("versions",), ("rollback", "v0")]
+COMMANDS = [("ask", "Q: Where?"), ("status",), ("versions",), ("rollback", "v0"), ("dead-letters", "list")]
 
 
 def run_alone(*arguments: str, **more: str) -> Result:
@@ -174,7 +174,9 @@ def test_misuse_ends_with_2(arguments: list[str]) -> None:
     assert run_alone(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["", "serve", "learn", "ask", "status", "versions", "rollback", "train-scorer", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["", "serve", "learn", "ask", "status", "versions", "rollback", "dead-letters", "train-scorer", "doctor"]
+)
 def test_every_command_explains_itself(command: str) -> None:
     assert run_alone(*[command] * bool(command), "--help").exit_code == 0
 
