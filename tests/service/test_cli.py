@@ -23,6 +23,9 @@ COMMANDS = [
     ("diff", "v0", "v0"),
     ("rollback", "v0"),
     ("export", "v0", "no-such-directory"),
+    ("forget", "doc"),
+    ("canaries", "list"),
+    ("dead-letters", "list"),
 ]
 
 
@@ -193,7 +196,25 @@ def test_misuse_ends_with_2(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "learn", "ask", "status", "versions", "diff", "rollback", "export", "train-scorer", "doctor"]
+    "command",
+    [
+        "",
+        *(
+            "serve",
+            "worker",
+            "learn",
+            "forget",
+            "ask",
+            "status",
+            "versions",
+            "diff",
+            "rollback",
+            "export",
+            "canaries",
+            "dead-letters",
+        ),
+        *("train-scorer", "doctor"),
+    ],
 )
 def test_every_command_explains_itself(command: str) -> None:
     assert run_alone(*[command] * bool(command), "--help").exit_code == 0
