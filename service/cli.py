@@ -1,4 +1,4 @@
-"""The command line: `infold serve | worker | learn | ask | status | versions | rollback | train-scorer | bench | doctor`.
+"""The command line: `infold serve | worker | learn | ask | blame | status | versions | rollback | train-scorer | bench | doctor`.
 
 Answers go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 misused.
 """

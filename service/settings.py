@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """How long running requests wait, about, for prompts that are read beside them, before each goes on by a token."""
     resident_versions: int = Field(4, ge=2)
     """Versions whose weights are kept in memory beside the base model."""
+    explain_cache_mb: int = Field(256, ge=0)
+    """Memory for what documents changed, so that answers are explained without reading it again."""
     drain_seconds: float = Field(30, ge=0)
     """How long running requests and the running job may take to end after SIGTERM."""
 
