@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Taught
-from serving import Http, events, refused
+from conftest import NAMESPACES, Taught
+from serving import Http, ThreadServer, events, refused
 from torch import Tensor
 
 from adapters.base_model import BaseModel
@@ -27,57 +28,77 @@ MakeBase = Callable[..., BaseModel]
 PROMPT, ANSWER = (1, 40, 41, 42), (50, 51, 52)
 
 
-@pytest.fixture
-def taught(http: Http, namespace: str, facts: list[Taught]) -> list[tuple[str, str, Taught]]:
-    """Three documents: version, id, and what was taught."""
-    found = []
+@dataclass(frozen=True)
+class Learned:
+    """A document, and the version that learned it."""
+
+    document_id: str
+    version: str
+    fact: Taught
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """A namespace that has learned three documents."""
+
+    http: Http
+    namespace: str
+    learned: tuple[Learned, ...]
+
+    def generate(self, prompt: str, **body: Any) -> dict[str, Any]:
+        return self.http.generate(prompt, namespace=self.namespace, **body)
+
+
+@pytest.fixture(scope="module")
+def taught(server: ThreadServer, facts: list[Taught]) -> Lessons:
+    """Learned once; what asks it changes nothing."""
+    namespace, found = NAMESPACES[-1], []
     for number, fact in enumerate(facts[:3]):
-        job = http.learned(text=fact.text, id=f"doc-{number}", namespace=namespace)
+        job = server.http.learned(text=fact.text, id=f"doc-{number}", namespace=namespace)
         assert job["status"] == "succeeded"
-        found.append((job["version"], f"doc-{number}", fact))
-    return found
+        found.append(Learned(f"doc-{number}", job["version"], fact))
+    return Lessons(server.http, namespace, tuple(found))
 
 
-def test_the_document_that_taught_an_answer_comes_first(http: Http, namespace: str, taught: list[tuple[str, str, Taught]]) -> None:
-    for version, document_id, fact in taught:
-        found = http.generate(fact.prompt, namespace=namespace, explain=True)
-        assert found["text"] == fact.answer
+def test_the_document_that_taught_an_answer_comes_first(taught: Lessons) -> None:
+    everything = {one.document_id for one in taught.learned}
+    for one in taught.learned:
+        found = taught.generate(one.fact.prompt, explain=True)
+        assert found["text"] == one.fact.answer
         first, *others = found["sources"]
-        assert (first["document_id"], first["version"]) == (document_id, version)
+        assert (first["document_id"], first["version"]) == (one.document_id, one.version)
         scores = [source["score"] for source in (first, *others)]
         assert scores == sorted(scores, reverse=True)
         assert min(scores) > 0
-        assert {source["document_id"] for source in others} <= {d for _, d, _ in taught} - {document_id}
+        assert {source["document_id"] for source in others} <= everything - {one.document_id}
 
 
-def test_explaining_changes_nothing_else(http: Http, namespace: str, taught: list[tuple[str, str, Taught]]) -> None:
+def test_explaining_changes_nothing_else(taught: Lessons) -> None:
+    prompt = taught.learned[0].fact.prompt
     for more in ({}, {"temperature": 1.0, "seed": 3}, {"stop": "."}):
-        plain = http.generate(taught[0][2].prompt, namespace=namespace, **more)
-        explained = http.generate(taught[0][2].prompt, namespace=namespace, explain=True, **more)
+        plain, explained = taught.generate(prompt, **more), taught.generate(prompt, explain=True, **more)
         assert "sources" not in plain
         assert explained.pop("sources")
         assert explained == plain
 
 
-def test_a_stream_brings_the_sources_in_its_last_event(http: Http, namespace: str, taught: list[tuple[str, str, Taught]]) -> None:
-    body = {"prompt": taught[1][2].prompt, "namespace": namespace, "explain": True, "max_new_tokens": 12}
-    with http.stream("POST", "/generate", json=body | {"stream": True}) as answer:
+def test_a_stream_brings_the_sources_in_its_last_event(taught: Lessons) -> None:
+    body = {"prompt": taught.learned[1].fact.prompt, "namespace": taught.namespace, "explain": True, "max_new_tokens": 12}
+    with taught.http.stream("POST", "/generate", json=body | {"stream": True}) as answer:
         *before, last = [json.loads(fields["data"]) for fields in events(answer.iter_lines())]
     assert not any("sources" in event for event in before)
     assert last["sources"][0]["document_id"] == "doc-1"
-    assert last["sources"] == http.generate(**body)["sources"]
+    assert last["sources"] == taught.http.generate(**body)["sources"]
 
 
-def test_a_version_knows_nothing_of_what_was_learned_after_it(
-    http: Http, namespace: str, taught: list[tuple[str, str, Taught]]
-) -> None:
-    prompt = taught[2][2].prompt
-    assert http.generate(prompt, namespace=namespace, explain=True, version="v0")["sources"] == []
-    earlier = http.generate(prompt, namespace=namespace, explain=True, version=taught[0][0])["sources"]
+def test_a_version_knows_nothing_of_what_was_learned_after_it(taught: Lessons) -> None:
+    prompt = taught.learned[2].fact.prompt
+    assert taught.generate(prompt, explain=True, version="v0")["sources"] == []
+    earlier = taught.generate(prompt, explain=True, version=taught.learned[0].version)["sources"]
     assert {source["document_id"] for source in earlier} <= {"doc-0"}
 
 
-def test_what_cannot_be_explained_is_refused(http: Http, namespace: str) -> None:
+def test_a_version_that_learned_nothing_has_no_sources_and_one_that_is_not_there_is_refused(http: Http, namespace: str) -> None:
     assert http.generate("Q:", namespace=namespace, explain=True)["sources"] == []
     body = {"prompt": "Q:", "namespace": namespace, "explain": True}
     refused(http.post("/generate", json=body | {"version": "v9"}), 404, "unknown_version")
