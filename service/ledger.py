@@ -205,6 +205,11 @@ class Ledger:
         self.check(namespace)
         return sorted(self._records[namespace].values(), key=lambda r: r.number)
 
+    def names(self, namespace: str) -> dict[str, str]:
+        """Digest of each version's directory -> the version's name."""
+        self.check(namespace)
+        return {r.digest: r.name for r in self._records[namespace].values() if r.digest is not None}
+
     def digests(self) -> set[str]:
         """Directories that some version of some namespace needs."""
         return {r.digest for records in self._records.values() for r in records.values() if r.digest is not None}

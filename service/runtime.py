@@ -27,6 +27,7 @@ from service.connection import PATIENCE_SECONDS, connect
 from service.dead_letters import DeadLetters
 from service.engine import Engine, Limits
 from service.errors import LearnsElsewhere, NotReady
+from service.explain import Explainer
 from service.learning import make_learner
 from service.lease import Lease
 from service.ledger import VersionRecord
@@ -59,9 +60,10 @@ class Runtime:
         self.queue, self.ledger, self.documents, self.canaries = state.queue, state.ledger, state.documents, state.canaries
         self.store = state.store
         self.dead_letters = DeadLetters(self.redis, self.queue, settings.max_queue)
-        self.loading, self.scoring = asyncio.Lock(), asyncio.Lock()
+        self.loading, self.scoring, self.explaining = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._model: tuple[BaseModel, Engine, Residency, Workspace] | None = None
+        self._explainer: Explainer | None = None
         self._template: ViewTemplate | None = None
         self._learner: Learner | None = None
         self.worker: Worker | None = None
@@ -85,6 +87,13 @@ class Runtime:
     def residency(self) -> Residency:
         """Versions in memory. Raises NotReady while the model is loaded."""
         return self._loaded()[2]
+
+    @property
+    def explainer(self) -> Explainer:
+        """Who finds the sources of an answer, one at a time: hold `explaining`. Raises NotReady while the model is loaded."""
+        self._loaded()
+        assert self._explainer is not None
+        return self._explainer
 
     @property
     def learner(self) -> Learner:
@@ -221,11 +230,12 @@ class Runtime:
             self.turns.divide(torch.get_num_threads())
         self._template = load_template(self.settings, base)
         targets = find_targets(base.model, self.settings.learn.targets)
-        workspace = Workspace(base, targets, self.turns.pace)
+        workspace, explaining = Workspace(base, targets, self.turns.pace), Workspace(base, targets)
         table = VersionTable(base.model, targets)
         serve_fast(self.settings, base)
         residency = Residency(table, self.settings.resident_versions, self.load_weights, self.metrics.resident_versions.set)
         engine = Engine(base, table, self.turns, self.metrics, _limits(self.settings))
+        self._explainer = Explainer(explaining, residency, self.store, self.turns, self.settings.explain_cache_mb * 2**20)
         if not self.learns_elsewhere:
             self.store.clear_unfinished()
         self._model = (base, engine, residency, workspace)

@@ -126,6 +126,8 @@ class GenerateIn(_Body):
     seed: int | None = Field(None, ge=0, lt=2**63)
     stop: Stop = None
     stream: bool = False
+    explain: bool = False
+    """With `sources`: the documents that raised the answer most."""
     namespace: str = "default"
     version: str | None = None
 

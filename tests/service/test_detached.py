@@ -70,6 +70,14 @@ def test_what_the_worker_learns_the_server_answers_at_once(apart: Apart, facts: 
     assert apart.http.metric("infold_learn_to_live_seconds_count") >= 4
 
 
+def test_the_server_explains_what_the_worker_learned(apart: Apart, facts: list[Taught]) -> None:
+    """It needs the version store only."""
+    jobs = [apart.http.learned(text=fact.text) for fact in facts[11:13]]
+    for job, fact in zip(jobs, facts[11:13], strict=True):
+        first = apart.http.generate(fact.prompt, explain=True)["sources"][0]
+        assert (first["document_id"], first["version"]) == (job["document_id"], job["version"])
+
+
 def test_a_rollback_on_the_server_is_where_the_worker_goes_on(apart: Apart, facts: list[Taught]) -> None:
     first = apart.http.learned(text=facts[5].text)["version"]
     apart.http.learned(text=facts[6].text)
