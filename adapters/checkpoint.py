@@ -203,7 +203,21 @@ class VersionStore:
 
     def rebuild(self, digest: str | None, base: str, weights: Mapping[str, Tensor]) -> tuple[DeltaSum, list[Memory]]:
         """The summed weights of a version and all memories of its chain. weights: the base model's target weights."""
-        snapshot, links = self._from_snapshot(digest, base, self.snapshots.read)
+        return self._sum(base, weights, *self._from_snapshot(digest, base, self.snapshots.read))
+
+    def add_up(self, links: Sequence[str], base: str, weights: Mapping[str, Tensor]) -> tuple[DeltaSum, list[Memory]]:
+        """The same of these versions' own deltas, whatever they were added to; from a snapshot of how they begin, if any."""
+        saved = self.snapshots.digests()
+        for end in range(len(links), 0, -1):
+            if links[end - 1] in saved and self.snapshots.chain(links[end - 1], base) == tuple(links[:end]):
+                snapshot = self.snapshots.read(links[end - 1], base)
+                if snapshot is not None:
+                    return self._sum(base, weights, snapshot, links[end:])
+        return self._sum(base, weights, None, links)
+
+    def _sum(
+        self, base: str, weights: Mapping[str, Tensor], snapshot: Snapshot | None, links: Iterable[str]
+    ) -> tuple[DeltaSum, list[Memory]]:
         summed = {} if snapshot is None else {n: total.to(weights[n].device) for n, total in snapshot.totals.items()}
         total, memories = DeltaSum(weights, summed), [] if snapshot is None else list(snapshot.memories)
         for link in links:

@@ -127,9 +127,7 @@ class Forgetting:
         self, job: Job, head: Head, cut: Cut, texts: dict[str, str | None], canaries: Sequence[Memory], note: Note
     ) -> Without:
         """The sum of everything else, and what it answers. texts: of documents that are to be learned anew; none: nothing is."""
-        former, memories = self._store.rebuild(
-            cut.before[-1] if cut.before else None, self._base, self._learner.workspace.base_weights
-        )
+        former, memories = self._store.add_up(cut.before, self._base, self._learner.workspace.base_weights)
         forgotten = [memory for link in cut.own for memory in self._store.load(link, self._base)[1]]
         started, links, total = time.perf_counter(), list(cut.before), former.copy()
         if job.exact and cut.own:

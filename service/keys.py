@@ -15,7 +15,7 @@
     infold:{ns}:idempotency:{key}     string   JSON {body, jobs}; a day
     infold:{ns}:writer                string   the worker that may write the namespace; runs out unless it is renewed
     infold:{ns}:fence                 string   the token of the last worker that has become that; each gets a higher one
-    infold:moves                      stream   {namespace, version, served: "" of a shadow} of aliases that moved; the last 10,000
+    infold:moves                      stream   {namespace, version, served, withdrawn} of aliases that moved; the last 10,000
     infold:job:{id}                   hash     job_id, namespace, document_id, kind, exact, status, attempts, version, report,
                                                error, timestamps; given up: dead, its entry in the stream of dead letters
     infold:job:{id}:events            stream   {status, stage}: what /learn/{id}/events and `wait` follow; an hour after the end

@@ -75,11 +75,13 @@ _MOVE = """
 local current = redis.call('GET', KEYS[1]) or 'v0'
 if ARGV[2] ~= '' and current ~= ARGV[2] then return {'moved', current, ''} end
 redis.call('SET', KEYS[1], ARGV[1])
-if current ~= ARGV[1] then redis.call('DEL', KEYS[3]) end
+redis.call('DEL', KEYS[3])
 local entry = redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'namespace', ARGV[3], 'version', ARGV[1], 'served', '1')
 return {'ok', ARGV[1], entry}
 """
 
+STAYS = "-"
+"""Among moves: versions were withdrawn, and the alias stayed where it was."""
 _EVENTS_KEPT_SECONDS = 3600
 
 
@@ -143,7 +145,7 @@ class Ledger:
                         record = self._records[namespace][name] = BASE_RECORD if name == BASE else _record(text)
                         if not fields.get("served", "1"):
                             self._shadows[namespace] = name
-                        elif await arrive(namespace, record):
+                        elif fields.get("served") != STAYS and await arrive(namespace, record):
                             self._point(namespace, name, entry)
                     if namespace in self._aliases:
                         self._lose(namespace, json.loads(fields.get("withdrawn", "[]")))
@@ -170,8 +172,7 @@ class Ledger:
     def _point(self, namespace: str, name: str, entry: str) -> None:
         """Resolve to `name` from now on, unless that is old."""
         if _entry(entry) >= self._moved[namespace]:
-            if self._aliases[namespace] != name:
-                self._shadows.pop(namespace, None)
+            self._shadows.pop(namespace, None)
             self._aliases[namespace], self._moved[namespace] = name, _entry(entry)
         self._highest[namespace] = max(self._highest[namespace], _number(name))
         self._changed.set()
@@ -263,8 +264,9 @@ class Ledger:
 
     def withdrawn(self, namespace: str, names: Iterable[str], record: VersionRecord, entry: str) -> None:
         """Those of `names` are no more, and `record` answers since the `entry` of the stream of moves."""
-        self._records[namespace][record.name] = record
-        self._point(namespace, record.name, entry)
+        if self._aliases[namespace] != record.name:
+            self._records[namespace][record.name] = record
+            self._point(namespace, record.name, entry)
         self._lose(namespace, names)
 
     def _lose(self, namespace: str, names: Iterable[str]) -> None:

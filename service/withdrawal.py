@@ -24,7 +24,9 @@ local status = redis.call('HMGET', job, 'status', 'version', 'job_id')
 if status[1] ~= 'running' or status[2] then return {'done', status[2] or '', ''} end
 local name = redis.call('GET', alias) or 'v0'
 if name ~= expected then return {'moved', name, ''} end
+local served = '-'
 if record ~= '' then
+  served = '1'
   name = 'v' .. redis.call('INCR', count)
   redis.call('HSET', versions, name, (string.gsub(record, '"name": ""', '"name": "' .. name .. '"', 1)))
   redis.call('SET', alias, name)
@@ -47,7 +49,7 @@ if not taken then
 end
 redis.call('HSET', job, 'version', name, 'report', report)
 return {'ok', name, redis.call('XADD', moves, 'MAXLEN', '~', 10000, '*', 'namespace', namespace, 'version', name,
-  'served', '1', 'withdrawn', names)}
+  'served', served, 'withdrawn', names)}
 """
 
 

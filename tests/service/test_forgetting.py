@@ -91,6 +91,24 @@ def test_a_document_that_is_not_in_what_is_served_is_taken_out_of_what_is_not(
     assert [v["version"] for v in http.versions(namespace)] == ["v0", jobs[0]["version"]]
 
 
+def test_documents_are_taken_back_one_after_the_other_in_any_order(http: Http, namespace: str, facts: list[Taught]) -> None:
+    before = [answer(http, namespace, fact) for fact in facts[:5]]
+    teach(http, namespace, facts, 5)
+    told = [answer(http, namespace, fact) for fact in facts[:5]]
+    gone = set()
+    for n, exact in ((1, False), (3, False), (0, True), (4, False)):
+        assert forget(http, f"doc-{n}", namespace, exact=exact)["report"]["left"] == 0
+        gone.add(n)
+        for k in range(5):
+            if k not in gone:
+                assert answer(http, namespace, facts[k]) == told[k]
+            elif told[k] != before[k]:
+                assert answer(http, namespace, facts[k]) != told[k]
+    assert http.learned(text=facts[1].text, id="doc-1", namespace=namespace)["status"] == "succeeded"
+    assert answer(http, namespace, facts[1]) == facts[1].answer
+    assert answer(http, namespace, facts[2]) == told[2]
+
+
 def test_the_first_of_one_document_leaves_what_the_base_model_says(http: Http, namespace: str, facts: list[Taught]) -> None:
     before = [http.generate(fact.prompt, namespace=namespace)["text"] for fact in facts[:4]]
     teach(http, namespace, facts, 1)
