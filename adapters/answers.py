@@ -53,6 +53,14 @@ class Moments:
         )
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Moments of the first so many lessons of a version."""
+
+    lessons: int
+    moments: Moments
+
+
 def measure_answers(
     workspace: Workspace, memories: Sequence[Memory], moments: Moments = Moments(), progress: Progress = lambda _: None
 ) -> Moments:

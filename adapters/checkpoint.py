@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from adapters.answers import Counted
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Drift
 from adapters.durable import begin, checksums, clear_unfinished, finish
@@ -179,15 +180,32 @@ class VersionStore:
             memories += lessons
         return total, memories
 
+    def counted(self, digest: str | None, base: str) -> Counted | None:
+        """What the metric had counted of the first memories that `rebuild` gives, when the nearest snapshot was written."""
+
+        def usable(of: str, base: str) -> str | None:
+            return None if self.snapshots.chain(of, base) is None else of
+
+        nearest = self._from_snapshot(digest, base, usable)[
+            0
+        ]  # whether or not it has any: it must not be searched for further back
+        return None if nearest is None else self.snapshots.counted(nearest, base)
+
     def write_snapshot(
-        self, digest: str, base: str, total: DeltaSum, memories: Sequence[Memory], needed: Iterable[str | None] = ()
+        self,
+        digest: str,
+        base: str,
+        total: DeltaSum,
+        memories: Sequence[Memory],
+        counted: Counted | None = None,
+        needed: Iterable[str | None] = (),
     ) -> None:
-        """Keep what `rebuild` gives of `digest`, and remove all but the newest snapshots of its chain.
+        """Keep what `rebuild` and `counted` give of `digest`, and remove all but the newest snapshots of its chain.
 
         needed: further versions, the nearest snapshot of each of which must stay.
         """
         chain = self.lineage(digest, base)
-        self.snapshots.write(digest, base, Snapshot(tuple(chain), total.totals, memories))
+        self.snapshots.write(digest, base, Snapshot(tuple(chain), total.totals, memories, counted))
         saved = self.snapshots.digests()
         nearest = {link for other in needed for link in self.chain(other, saved)[:1]}
         older = [link for link in chain if link in saved][:-KEPT]

@@ -251,6 +251,10 @@ class Worker:
             workspace = self._learner.workspace
             total, memories = self._store.rebuild(record.digest, workspace.base.digest, workspace.base_weights)
             behind = self._store.behind(record.digest, workspace.base.digest)
+            counted = self._store.counted(record.digest, workspace.base.digest)
+            if counted is not None:
+                with self._turns.learning():
+                    self._learner.metric.resume(memories, counted)
             head = self._heads[namespace] = _Head(record, total, memories, behind)
         return head
 
@@ -262,7 +266,7 @@ class Worker:
 
     async def _write_snapshot(self, head: _Head) -> None:
         assert head.record.digest is not None, "the base model is behind nothing"
-        served = [self._ledger.resolve(namespace).digest for namespace in self._settings.namespaces]
+        pointed = (point(n) for n in self._settings.namespaces for point in (self._ledger.resolve, self._ledger.shadow))
         head.behind, lacked = 0, head.behind
         try:
             await asyncio.to_thread(
@@ -271,7 +275,8 @@ class Worker:
                 self._learner.workspace.base.digest,
                 head.total,
                 head.memories,
-                needed=served,
+                self._learner.metric.counted(head.memories),
+                needed=[record.digest for record in pointed],
             )
         except (OSError, CorruptCheckpoint) as error:
             log.warning("no snapshot was written: the next start takes longer", versions=lacked, error=str(error))
