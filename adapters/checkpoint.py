@@ -1,6 +1,7 @@
 """Versions on disk: immutable, content-addressed directories.
 
-    <root>/<digest>/manifest.json        parent digest, base model digest, documents, drift, SHA-256 of every other file
+    <root>/<digest>/manifest.json        parent digest or members, base model digest, namespace, documents, drift, SHA-256 of every
+                                         other file
     <root>/<digest>/delta.safetensors    left:<layer> (d_out, r), right:<layer> (d_in, r), float32
     <root>/<digest>/memories.json        what rehearsal keeps of the documents' lessons
     <root>/snapshots/<digest>/           what the chain of a version adds up to (`snapshots.py`)
@@ -10,7 +11,10 @@
 whole chain back to the base. A crash at any moment leaves either no directory of that name or a whole one: files are
 written and fsynced under a temporary name, which is renamed last. Several machines may share the directory: each
 writes under a name of its own, and `clear_unfinished` removes what a crash left of this writer's; nothing else ever
-removes or changes a file of a version. So what a writer left that never comes back stays, and takes only room.
+changes a file of a version. So what a writer left that never comes back stays, and takes only room.
+
+A version is the sum of the deltas of its chain. That leads through `parent` back to the base model; or, where a document was taken
+out of it, it is written down as `members`, which come before the version's own delta. A directory is removed with its document.
 
 Covered: writing, reading, verifying, rebuilding the summed weights of a chain from its nearest snapshot. Not covered: names and
 aliases (the server's ledger)."""
@@ -18,7 +22,8 @@ aliases (the server's ledger)."""
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,12 +35,15 @@ from torch import Tensor
 from adapters.answers import Counted
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Drift
-from adapters.durable import begin, checksums, clear_unfinished, finish
+from adapters.durable import begin, checksums, clear_unfinished, discard, finish
 from adapters.errors import CorruptCheckpoint, InvalidConfig
 from adapters.memory import Memory
 from adapters.snapshots import Snapshot, Snapshots
 
-FORMAT = 1
+FORMATS = {False: 1, True: 2}
+"""Of a manifest: with members or without."""
+DIGEST = 64
+"""Characters of a digest."""
 KEPT = 2
 """Snapshots of one chain: the newest, and the one that serves should it be torn."""
 T = TypeVar("T")
@@ -47,11 +55,14 @@ class Version:
 
     digest: str
     parent: str | None
-    """Digest of the version that the delta is added to; None: the base model."""
+    """Digest of the version that the delta is added to; None: the base model, or the members."""
     base: str
     """Digest of the base model."""
     documents: tuple[str, ...]
     """Ids of the documents that this version learned and its parent had not."""
+    namespace: str
+    members: tuple[str, ...] | None
+    """Digests of the versions whose deltas come before this one's, in order; None: those of the parent's chain."""
     drift: Drift | None
     created: float
     """Seconds since the epoch."""
@@ -82,8 +93,14 @@ class VersionStore:
         documents: Sequence[str],
         drift: Drift | None,
         created: float,
+        namespace: str = "",
+        members: Sequence[str] | None = None,
     ) -> Version:
-        """Write one version durably. Writing the same content again is a no-op that returns the same digest."""
+        """Write one version durably. Writing the same content again is a no-op that returns the same digest.
+
+        members: what the delta is added to, instead of the parent's chain.
+        """
+        assert parent is None or members is None, "a version is added to its parent or to its members"
         unfinished = begin(self.root, self._writer)
         tensors = {
             f"{side}:{n}": t.contiguous().cpu()
@@ -93,14 +110,17 @@ class VersionStore:
         save_file(tensors, unfinished / "delta.safetensors")
         (unfinished / "memories.json").write_text(json.dumps([asdict(m) for m in memories]))
         manifest = {
-            "format": FORMAT,
+            "format": FORMATS[members is not None],
             "parent": parent,
             "base": base,
+            "namespace": namespace,
             "documents": list(documents),
             "drift": None if drift is None else asdict(drift),
             "created": created,
             "files": checksums(unfinished),
         }
+        if members is not None:
+            manifest["members"] = list(members)
         text = json.dumps(manifest, sort_keys=True, indent=1).encode()
         (unfinished / "manifest.json").write_bytes(text)
         digest = hashlib.sha256(text).hexdigest()
@@ -117,11 +137,32 @@ class VersionStore:
             CorruptCheckpoint: missing, torn or altered.
         """
         manifest, size = self._manifest(digest)
-        drift = manifest["drift"]
+        drift, members = manifest["drift"], manifest.get("members")
         return Version(
-            digest, manifest["parent"], manifest["base"], tuple(manifest["documents"]), None if drift is None else
-            Drift(**drift), manifest["created"], size,
-        )  # fmt: skip
+            digest=digest,
+            parent=manifest["parent"],
+            base=manifest["base"],
+            documents=tuple(manifest["documents"]),
+            namespace=manifest.get("namespace", ""),
+            members=None if members is None else tuple(members),
+            drift=None if drift is None else Drift(**drift),
+            created=manifest["created"],
+            nbytes=size,
+        )
+
+    def versions(self) -> Iterator[Version]:
+        """All that can be read, whether anybody needs them or not."""
+        for path in self.root.iterdir():
+            if len(path.name) == DIGEST and path.is_dir():
+                with suppress(CorruptCheckpoint):
+                    yield self.read(path.name)
+
+    def remove(self, digests: Iterable[str]) -> None:
+        """Remove versions that no other is made of, and their snapshots. A crash leaves whole ones, or none of a name."""
+        for digest in digests:
+            if (self.root / digest).is_dir():
+                discard(self.root / digest, self._writer)
+            self.snapshots.remove([digest])
 
     def load(self, digest: str, base: str) -> tuple[Delta, tuple[Memory, ...]]:
         """Read a version's delta and memories, verifying every byte.
@@ -143,18 +184,13 @@ class VersionStore:
         memories = json.loads((directory / "memories.json").read_text())
         return _delta(tensors), tuple(Memory(**{k: tuple(v) for k, v in m.items()}) for m in memories)
 
-    def chain(self, digest: str | None, until: Collection[str] = ()) -> list[str]:
-        """Digests of the versions whose deltas make up `digest`, in order: from the base model's first child, or from the nearest
-        one of `until`.
+    def chain(self, digest: str | None) -> list[str]:
+        """Digests of the versions whose deltas make up `digest`, in order.
 
         Raises:
             CorruptCheckpoint: a link is missing or torn.
         """
-        found: list[str] = []
-        while digest is not None:
-            found.append(digest)
-            digest = None if digest in until else self.read(digest).parent
-        return found[::-1]
+        return self._walk(digest, ())[1]
 
     def lineage(self, digest: str | None, base: str) -> list[str]:
         """The whole of `chain`; what lies below the nearest snapshot is read from there."""
@@ -186,9 +222,7 @@ class VersionStore:
         def usable(of: str, base: str) -> str | None:
             return None if self.snapshots.chain(of, base) is None else of
 
-        nearest = self._from_snapshot(digest, base, usable)[
-            0
-        ]  # whether or not it has any: it must not be searched for further back
+        nearest, _ = self._from_snapshot(digest, base, usable)  # even if it has none: what has one may be very far back
         return None if nearest is None else self.snapshots.counted(nearest, base)
 
     def write_snapshot(
@@ -207,7 +241,7 @@ class VersionStore:
         chain = self.lineage(digest, base)
         self.snapshots.write(digest, base, Snapshot(tuple(chain), total.totals, memories, counted))
         saved = self.snapshots.digests()
-        nearest = {link for other in needed for link in self.chain(other, saved)[:1]}
+        nearest = {self._walk(other, saved)[0] for other in needed}
         older = [link for link in chain if link in saved][:-KEPT]
         self.snapshots.remove(link for link in older if link not in nearest)
 
@@ -215,13 +249,22 @@ class VersionStore:
         """What `read` gives of the nearest snapshot that it can read, or None; and the links above it."""
         usable = self.snapshots.digests()
         while True:
-            links = self.chain(digest, usable)
-            if not links or links[0] not in usable:
-                return None, links
-            found = read(links[0], base)
-            if found is not None:
-                return found, links[1:]
-            usable.remove(links[0])
+            stop, links = self._walk(digest, usable)
+            found = None if stop is None else read(stop, base)
+            if stop is None or found is not None:
+                return found, links
+            usable.remove(stop)
+
+    def _walk(self, digest: str | None, until: Collection[str]) -> tuple[str | None, list[str]]:
+        """The nearest ancestor that is one of `until`, if there is one, and the chain above it; else None, and the whole chain."""
+        found: list[str] = []
+        while digest is not None and digest not in until:
+            found.append(digest)
+            version = self.read(digest)
+            if version.members is not None:
+                return None, [*version.members, *found[::-1]]
+            digest = version.parent
+        return digest, found[::-1]
 
     def _manifest(self, digest: str) -> tuple[dict[str, Any], int]:
         """The verified manifest, and the size of the whole version in bytes."""
@@ -234,8 +277,8 @@ class VersionStore:
         if hashlib.sha256(text).hexdigest() != digest:
             raise CorruptCheckpoint(f"the manifest of version {digest} is not what was written")
         manifest: dict[str, Any] = json.loads(text)
-        if manifest["format"] != FORMAT:
-            raise CorruptCheckpoint(f"version {digest} has format {manifest['format']}; this infold reads {FORMAT}")
+        if manifest["format"] not in FORMATS.values():
+            raise CorruptCheckpoint(f"version {digest} has format {manifest['format']}; this infold reads {max(FORMATS.values())}")
         return manifest, size
 
 

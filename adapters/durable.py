@@ -33,6 +33,14 @@ def finish(unfinished: Path, name: str) -> None:
         shutil.rmtree(before)
 
 
+def discard(directory: Path, writer: str) -> None:
+    """Remove a directory: first it loses its name, so that a crash leaves a whole one or something unfinished."""
+    unfinished = directory.with_name(f"{_UNFINISHED}{writer}-{uuid.uuid4().hex}")
+    directory.rename(unfinished)
+    _fsync(directory.parent)
+    shutil.rmtree(unfinished)
+
+
 def clear_unfinished(root: Path, writer: str) -> int:
     """Remove what a crash left half-written of one writer's; call only while it does not write. Returns how many."""
     leftovers = list(root.glob(f"{_UNFINISHED}{writer}-*"))

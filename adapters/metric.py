@@ -76,7 +76,7 @@ class Metric:
         layers = self._curvature.inputs.keys()
         whole = 0 < counted.lessons <= len(lessons) and counted.lessons % self._config.block == 0
         if whole and counted.moments.inputs.keys() == counted.moments.outputs.keys() == layers and self._config.learned > 0:
-            self._keep(self._made(tuple(lessons[: counted.lessons]), counted.moments))
+            self._keep(self._made(tuple(lessons[: counted.lessons]), counted.moments.to(self._workspace.base.device)))
 
     def _made(self, lessons: tuple[Memory, ...], moments: Moments) -> _Ready:
         mixed = moments.mixed_into(self._curvature, self._config.learned)

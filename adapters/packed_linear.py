@@ -34,6 +34,11 @@ def pack(weight: Tensor) -> Tensor:
     return packed
 
 
+def unpack(weight: Tensor) -> Tensor:
+    """A weight in either layout, in rows: the very numbers that are served."""
+    return weight.to_dense() if weight.is_mkldnn else weight
+
+
 def apply(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """x @ weight.T + bias, in the dtype of x, for a weight in either layout."""
     if not weight.is_mkldnn:

@@ -82,10 +82,6 @@ class Past:
         """Earlier lessons in rotation, whatever was rehearsed of them: what the guard asks."""
         return self._valid(recall(self._memories, count, self._turn), new)
 
-    def valid(self, found: Iterable[Memory]) -> list[Memory]:
-        """Those whose answers still stand, each once."""
-        return self._valid(found, ())
-
     def _beside(self, lost: Sequence[Memory], count: int, among: Sequence[Memory]) -> list[Memory]:
         """The nearest to what was lost, without itself."""
         near = self._anchors.nearest(lost, count + len(lost), among) if count else []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from adapters.packed_linear import PackedLinear, apply, pack
+from adapters.packed_linear import PackedLinear, apply, pack, unpack
 from adapters.targets import Targets
 
 BASE = "v0"
@@ -84,6 +84,10 @@ class VersionTable:
         assert weights.keys() == self._layers.keys()
         for name, layer in self._layers.items():
             layer.hold(version, weights[name])
+
+    def weights(self, version: str) -> dict[str, Tensor]:
+        """Target weights (d_out, d_in) of a resident version, as they are served; not to be changed."""
+        return {name: unpack(layer.resident[version]) for name, layer in self._layers.items()}
 
     def retire(self, version: str) -> None:
         """Drop a version; no row may name it any more."""

@@ -17,11 +17,9 @@ import structlog
 from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
-from adapters.checkpoint import VersionStore
 from adapters.learner import Learner
 from adapters.targets import find_targets
 from adapters.workspace import Workspace
-from service.canaries import Canaries
 from service.connection import PATIENCE_SECONDS, connect
 from service.errors import DataDirectoryBusy
 from service.learning import make_learner
@@ -29,8 +27,8 @@ from service.lease import Lease
 from service.ledger import Ledger, VersionRecord
 from service.metrics import Metrics
 from service.model import load_model
-from service.queue import JobQueue
 from service.settings import Settings
+from service.state import State
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
 from service.worker import Worker
@@ -45,9 +43,6 @@ class DetachedWorker:
         """Raises InvalidSettings: the URL of Redis is none."""
         self.settings, self.metrics = settings, Metrics()
         self._redis = connect(settings.redis_url or EmbeddedValkey(settings.data_dir).url)
-        self._queue = JobQueue(self._redis, settings.max_queue)
-        self._ledger = Ledger(self._redis, settings.namespaces)
-        self._canaries = Canaries(self._redis, settings.max_canaries)
         self._worker: Worker | None = None
         self.turns = Turns()
 
@@ -86,16 +81,15 @@ class DetachedWorker:
         settings, metrics = self.settings, self.metrics
         if settings.metrics_port is not None:
             start_http_server(settings.metrics_port, settings.host, metrics.registry)
-        store = VersionStore(settings.data_dir / "versions", name)
-        store.clear_unfinished()
+        state = State.open(self._redis, settings, name)
+        state.store.clear_unfinished()
         base = await asyncio.to_thread(load_model, settings)
         workspace = Workspace(base, find_targets(base.model, settings.learn.targets), self.turns.pace)
         learner = await asyncio.to_thread(self._make_learner, workspace)
-        await self._reach_redis()
+        await self._reach_redis(state)
         lease = Lease(self._redis, settings.namespaces, name, settings.lease_seconds, metrics)
-        parts = self._queue, self._ledger, store, None, self._canaries, learner
-        self._worker = Worker(*parts, self.turns, metrics, settings, lease)
-        following = asyncio.create_task(self._follow())
+        self._worker = Worker(state, lease, None, learner, self.turns, metrics, settings)
+        following = asyncio.create_task(self._follow(state.ledger))
         try:
             log.info("waiting for documents", namespaces=settings.namespaces)
             await self._worker.run()
@@ -107,17 +101,17 @@ class DetachedWorker:
         with self.turns.learning():
             return make_learner(self.settings, workspace)
 
-    async def _reach_redis(self) -> None:
+    async def _reach_redis(self, state: State) -> None:
         while True:
             try:
-                await self._queue.prepare(self.settings.namespaces)
-                await self._ledger.load()
+                await state.queue.prepare(self.settings.namespaces)
+                await state.ledger.load()
                 return
             except RedisError as error:
                 log.warning("redis does not answer, waiting for a server with this data directory", error=str(error))
                 await asyncio.sleep(PATIENCE_SECONDS)
 
-    async def _follow(self) -> None:
+    async def _follow(self, ledger: Ledger) -> None:
         """Hear of rollbacks, so that the next document is learned on top of what is served."""
 
         async def nothing(_: str, __: VersionRecord) -> bool:
@@ -126,7 +120,7 @@ class DetachedWorker:
 
         while True:
             try:
-                await self._ledger.follow(nothing)
+                await ledger.follow(nothing)
             except RedisError:  # the worker says so
                 await asyncio.sleep(PATIENCE_SECONDS)
 

@@ -33,6 +33,10 @@ class Job:
     document_id: str
     status: str
     accepted_at: float
+    kind: str = "learn"
+    """Or forget."""
+    exact: bool = False
+    """Of forgetting: whether what came after the document is learned anew."""
     started_at: float | None = None
     finished_at: float | None = None
     attempts: int = 0
@@ -69,6 +73,8 @@ def job_of(fields: Mapping[str, str]) -> Job:
         document_id=fields["document_id"],
         status=fields["status"],
         accepted_at=float(fields["accepted_at"]),
+        kind=fields.get("kind", "learn"),
+        exact=bool(fields.get("exact")),
         started_at=number("started_at"),
         finished_at=number("finished_at"),
         attempts=int(fields.get("attempts", 0)),

@@ -3,7 +3,10 @@
     infold:{ns}:jobs                  stream   one entry {job} per job that is queued or running; group `learners`
     infold:{ns}:dead                  stream   {job, document, attempts, error} of jobs that were given up
     infold:{ns}:documents             zset     document ids by time of acceptance
-    infold:{ns}:document:{id}         hash     text, sha256, metadata, job, accepted_at; when learned: version, tokens, learned_at
+    infold:{ns}:document:{id}         hash     text, sha256, metadata, accepted_at; job, and jobs: all there were; when learned:
+                                               version, tokens, learned_at; to be taken back: forgetting, the job that does
+    infold:{ns}:doomed                set      digests of versions to remove from disk; `snapshot:` before those of which only
+                                               that must go; `texts`: this store's log holds removed ones
     infold:{ns}:versions              hash     v<N> -> JSON {name, digest, parent, documents, job_id, created, drift, bytes}
     infold:{ns}:version_count         string   the last N given
     infold:{ns}:alias                 string   the version that requests get by default; absent: v0
@@ -13,8 +16,8 @@
     infold:{ns}:writer                string   the worker that may write the namespace; runs out unless it is renewed
     infold:{ns}:fence                 string   the token of the last worker that has become that; each gets a higher one
     infold:moves                      stream   {namespace, version, served: "" of a shadow} of aliases that moved; the last 10,000
-    infold:job:{id}                   hash     job_id, namespace, document_id, status, attempts, version, report, error, timestamps;
-                                               given up: dead, its entry in the stream of dead letters
+    infold:job:{id}                   hash     job_id, namespace, document_id, kind, exact, status, attempts, version, report,
+                                               error, timestamps; given up: dead, its entry in the stream of dead letters
     infold:job:{id}:events            stream   {status, stage}: what /learn/{id}/events and `wait` follow; an hour after the end
 
 Every change that spans keys is one Lua script, so a crash leaves all of it or nothing.
@@ -29,6 +32,9 @@ Every change that spans keys is one Lua script, so a crash leaves all of it or n
    until `writer` has run out; then one of them takes it, and finds what was pending under the group's one consumer.
  - A worker that was only stopped, and wakes up after that: every script that starts, ends or publishes a job compares its token
    with `fence` first, and does nothing. It forgets what it had begun, and waits.
+ - Taking a document back withdraws its versions, moves the alias, removes its text and reports, and notes what is to be removed
+   from disk (`doomed`), in one script, which gives the job its version. What is doomed is removed then, and at every start; only
+   then does the job end.
  - A snapshot follows from the versions: a crash while one is written costs only time at the next start.
 Commands of Redis 6.2 only.
 """
@@ -71,6 +77,11 @@ def version_count(namespace: str) -> str:
 def alias(namespace: str) -> str:
     """The version served by default."""
     return f"infold:{namespace}:alias"
+
+
+def doomed(namespace: str) -> str:
+    """What must still be removed of documents that were taken back."""
+    return f"infold:{namespace}:doomed"
 
 
 def shadow(namespace: str) -> str:

@@ -1,4 +1,4 @@
-"""Documents, versions and aliases: which version learned what, and which one answers. The keys are in `keys.py`.
+"""Versions and aliases: which version learned what, and which one answers. The keys are in `keys.py`.
 
 The alias of each namespace is also held in memory, so that requests resolve it without Redis. What this process moves is moved
 there too; what others move is heard of by `follow`.
@@ -10,7 +10,7 @@ provenance. Not covered: files.
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from adapters.checkpoint import Version
 from adapters.versioned_linear import BASE
 from service import keys
 from service.connection import LONGEST_BLOCK_SECONDS, Client
-from service.errors import AliasMoved, UnknownDocument, UnknownNamespace, UnknownVersion
+from service.errors import AliasMoved, UnknownNamespace, UnknownVersion
 from service.job import Claim
 from service.lease import FencedScript
 
@@ -71,15 +71,11 @@ local entry = redis.call('XADD', moves, 'MAXLEN', '~', 10000, '*', 'namespace', 
 return {'ok', name, entry}
 """
 
-_NOTE = """
-redis.call('HSET', KEYS[2], 'tokens', ARGV[2], 'version', ARGV[3], 'learned_at', ARGV[4])
-"""
-
 _MOVE = """
 local current = redis.call('GET', KEYS[1]) or 'v0'
 if ARGV[2] ~= '' and current ~= ARGV[2] then return {'moved', current, ''} end
 redis.call('SET', KEYS[1], ARGV[1])
-redis.call('DEL', KEYS[3])
+if current ~= ARGV[1] then redis.call('DEL', KEYS[3]) end
 local entry = redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'namespace', ARGV[3], 'version', ARGV[1], 'served', '1')
 return {'ok', ARGV[1], entry}
 """
@@ -102,7 +98,6 @@ class Ledger:
         self._highest = dict.fromkeys(namespaces, 0)
         self._changed = asyncio.Event()
         self._publish = FencedScript(redis, _PUBLISH)
-        self._note = FencedScript(redis, _NOTE)
         self._move = redis.register_script(_MOVE)
 
     async def load(self) -> None:
@@ -115,6 +110,9 @@ class Ledger:
         self._heard = max(self._heard, last, key=_entry) if moves else last
         read = zip(self._records.items(), answers[::3], answers[1::3], answers[2::3], strict=True)
         for (namespace, records), found, alias, shadow in read:
+            newest = max(map(_number, found), default=-1)
+            gone = [n for n in records if n not in found and 0 < _number(n) < newest]  # withdrawn; a late answer lacks newer ones
+            self._lose(namespace, gone)
             records.update({name: _record(text) for name, text in found.items()})
             if not moves:  # of a ledger that was lost, or written before there were any
                 self._moved[namespace] = _entry(last)
@@ -139,12 +137,22 @@ class Ledger:
                     namespace, name = fields["namespace"], fields["version"]
                     if namespace in self._aliases and _entry(entry) > self._moved[namespace]:
                         text = await self._redis.hget(keys.versions(namespace), name)
+                        if text is None and name != BASE:  # withdrawn since: another comes after it
+                            self._heard = entry
+                            continue
                         record = self._records[namespace][name] = BASE_RECORD if name == BASE else _record(text)
                         if not fields.get("served", "1"):
                             self._shadows[namespace] = name
                         elif await arrive(namespace, record):
                             self._point(namespace, name, entry)
+                    if namespace in self._aliases:
+                        self._lose(namespace, json.loads(fields.get("withdrawn", "[]")))
                     self._heard = entry
+
+    @property
+    def namespaces(self) -> Sequence[str]:
+        """Those that are served."""
+        return tuple(self._aliases)
 
     def highest(self, namespace: str) -> int:
         """The highest number of a version that this process has resolved to."""
@@ -162,8 +170,9 @@ class Ledger:
     def _point(self, namespace: str, name: str, entry: str) -> None:
         """Resolve to `name` from now on, unless that is old."""
         if _entry(entry) >= self._moved[namespace]:
+            if self._aliases[namespace] != name:
+                self._shadows.pop(namespace, None)
             self._aliases[namespace], self._moved[namespace] = name, _entry(entry)
-            self._shadows.pop(namespace, None)
         self._highest[namespace] = max(self._highest[namespace], _number(name))
         self._changed.set()
         self._changed = asyncio.Event()
@@ -195,6 +204,11 @@ class Ledger:
         """All versions, oldest first."""
         self.check(namespace)
         return sorted(self._records[namespace].values(), key=lambda r: r.number)
+
+    def names(self, namespace: str) -> dict[str, str]:
+        """Digest of each version's directory -> the version's name."""
+        self.check(namespace)
+        return {r.digest: r.name for r in self._records[namespace].values() if r.digest is not None}
 
     def digests(self) -> set[str]:
         """Directories that some version of some namespace needs."""
@@ -247,6 +261,18 @@ class Ledger:
                 self._shadows[namespace] = name
         return self.resolve(namespace, name)
 
+    def withdrawn(self, namespace: str, names: Iterable[str], record: VersionRecord, entry: str) -> None:
+        """Those of `names` are no more, and `record` answers since the `entry` of the stream of moves."""
+        self._records[namespace][record.name] = record
+        self._point(namespace, record.name, entry)
+        self._lose(namespace, names)
+
+    def _lose(self, namespace: str, names: Iterable[str]) -> None:
+        for name in names:
+            self._records[namespace].pop(name, None)
+            if self._shadows.get(namespace) == name:
+                del self._shadows[namespace]
+
     async def move_alias(self, namespace: str, to: str, expected: str | None) -> VersionRecord:
         """Point the alias to version `to`, if it points to `expected` now (None: wherever it points).
 
@@ -264,39 +290,6 @@ class Ledger:
                 await self.load()
             raise AliasMoved(f"the alias of {namespace!r} points to {current}, not to {expected}", param="expected")
         return record
-
-    async def document(self, namespace: str, document_id: str) -> dict[str, Any]:
-        """A document with its provenance.
-
-        Raises:
-            UnknownNamespace, UnknownDocument
-        """
-        self.check(namespace)
-        fields = await self._redis.hgetall(keys.document(namespace, document_id))
-        if not fields:
-            raise UnknownDocument(f"namespace {namespace!r} has no document {document_id!r}", param="document_id")
-        return {
-            "document_id": document_id,
-            "namespace": namespace,
-            "text": fields["text"],
-            "metadata": json.loads(fields["metadata"]),
-            "job_id": fields["job"],
-            "version": fields.get("version"),
-            "tokens": [{"text": text, "weight": weight} for text, weight in json.loads(fields.get("tokens", "[]"))],
-            "accepted_at": float(fields["accepted_at"]),
-            "learned_at": float(fields["learned_at"]) if "learned_at" in fields else None,
-        }
-
-    async def document_ids(self, namespace: str, offset: int, limit: int) -> tuple[list[str], int]:
-        """A page of document ids, newest first, and how many there are."""
-        self.check(namespace)
-        found = await self._redis.zrevrange(keys.documents(namespace), offset, offset + limit - 1)
-        return list(found), int(await self._redis.zcard(keys.documents(namespace)))
-
-    async def note_weights(self, claim: Claim, tokens: Sequence[tuple[str, float]], version: str) -> None:
-        """Record how a document was read that changed nothing. Raises Fenced."""
-        namespace, document = claim.job.namespace, keys.document(claim.job.namespace, claim.job.document_id)
-        await self._note(namespace, claim.token, [document], [json.dumps(tokens), version, time.time()])
 
 
 def _number(name: str) -> int:

@@ -74,9 +74,9 @@ class Metrics:
         self.prefix_tokens = Counter("infold_prefix_cache_hit_tokens", "Those of them that were known already.", registry=r)
         self.generation_tokens = Counter("infold_generation_tokens", "Tokens written.", registry=r)
         self._shown: dict[str, str] = {}
-        for operation in ("view", "score", "fold", "guard", "publish", "rollback"):
+        for operation in ("view", "score", "fold", "guard", "publish", "rollback", "forget"):
             self.operation.labels(operation)
-        for result in ("succeeded", "unchanged", "rejected", "failed"):
+        for result in ("succeeded", "unchanged", "rejected", "failed", "forgotten"):
             self.updates.labels(result)
         for reason in ("operator", "canaries"):
             self.rollbacks.labels(reason)

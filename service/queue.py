@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from service import keys
 from service.connection import LONGEST_BLOCK_SECONDS, Client
-from service.errors import KeyReused, NotCancellable, QueueFull, UnknownJob
+from service.errors import KeyReused, NotCancellable, QueueFull, UnknownDocument, UnknownJob
 from service.job import FINAL, JOB_ID, Claim, Job, NewDocument, job_of
 from service.lease import FencedScript
 
@@ -37,11 +37,11 @@ end
 local answer, fresh, planned = {}, {}, {}
 for _, d in ipairs(wanted) do
   local key = prefix .. d.document_id
-  local known = redis.call('HMGET', key, 'sha256', 'job')
+  local known = redis.call('HMGET', key, 'sha256', 'job', 'forgetting')
   local status = known[2] and redis.call('HGET', 'infold:job:' .. known[2], 'status')
   if planned[d.document_id] and planned[d.document_id].sha256 == d.sha256 then
     table.insert(answer, planned[d.document_id].job_id)
-  elseif known[1] == d.sha256 and status and status ~= 'failed' and status ~= 'cancelled' then
+  elseif known[1] == d.sha256 and not known[3] and status and status ~= 'failed' and status ~= 'cancelled' then
     table.insert(answer, known[2])
   else
     planned[d.document_id] = d
@@ -59,9 +59,10 @@ for _, d in ipairs(fresh) do
     redis.call('XADD', before .. ':events', '*', 'status', 'cancelled')
     redis.call('EXPIRE', before .. ':events', 3600)
   end
-  redis.call('HDEL', prefix .. d.document_id, 'version', 'tokens', 'learned_at')
+  local jobs_before = redis.call('HGET', prefix .. d.document_id, 'jobs')
+  redis.call('HDEL', prefix .. d.document_id, 'version', 'tokens', 'learned_at', 'forgetting')
   redis.call('HSET', prefix .. d.document_id, 'text', d.text, 'sha256', d.sha256, 'metadata', d.metadata,
-    'job', d.job_id, 'accepted_at', now)
+    'job', d.job_id, 'jobs', (jobs_before and jobs_before .. ' ' or '') .. d.job_id, 'accepted_at', now)
   redis.call('ZADD', documents, now, d.document_id)
   redis.call('HSET', 'infold:job:' .. d.job_id, 'job_id', d.job_id, 'namespace', ARGV[6], 'document_id', d.document_id,
     'status', 'queued', 'accepted_at', now, 'attempts', 0)
@@ -72,6 +73,31 @@ if idempotency ~= '' then
   redis.call('SET', idempotency, cjson.encode({body = body, jobs = answer}), 'EX', ARGV[7])
 end
 return {'ok', cjson.encode(answer)}
+"""
+
+_FORGET = """
+local jobs, document, prefix = unpack(KEYS)
+local id, namespace, document_id, now, exact, limit = unpack(ARGV)
+local learning, forgetting = unpack(redis.call('HMGET', document, 'job', 'forgetting'))
+if not learning then return {'unknown'} end
+if forgetting then
+  local status = redis.call('HGET', prefix .. forgetting, 'status')
+  if status == 'queued' and exact ~= '' then redis.call('HSET', prefix .. forgetting, 'exact', exact) end
+  if status == 'queued' or status == 'running' then return {'ok', forgetting} end
+end
+if redis.call('XLEN', jobs) >= tonumber(limit) then return {'full', redis.call('XLEN', jobs)} end
+local before = prefix .. learning
+if redis.call('HGET', before, 'status') == 'queued' then
+  redis.call('HSET', before, 'status', 'cancelled', 'finished_at', now, 'error', 'forgotten by ' .. id)
+  redis.call('XADD', before .. ':events', '*', 'status', 'cancelled')
+  redis.call('EXPIRE', before .. ':events', 3600)
+end
+redis.call('HSET', document, 'forgetting', id)
+redis.call('HSET', prefix .. id, 'job_id', id, 'namespace', namespace, 'document_id', document_id, 'kind', 'forget',
+  'exact', exact, 'status', 'queued', 'accepted_at', now, 'attempts', 0)
+redis.call('XADD', prefix .. id .. ':events', '*', 'status', 'queued')
+redis.call('XADD', jobs, '*', 'job', id)
+return {'ok', id}
 """
 
 _START = """
@@ -128,6 +154,7 @@ class JobQueue:
     def __init__(self, redis: Client, max_depth: int) -> None:
         self._redis, self._max_depth = redis, max_depth
         self._accept = redis.register_script(_ACCEPT)
+        self._forget = redis.register_script(_FORGET)
         self._cancel = redis.register_script(_CANCEL)
         self._start = FencedScript(redis, _START)
         self._end = FencedScript(redis, _END)
@@ -172,6 +199,22 @@ class JobQueue:
         if answer[0] == "reused":
             raise KeyReused("this Idempotency-Key was used with another body")
         return [await self.read(job_id) for job_id in json.loads(answer[1])]
+
+    async def forget(self, namespace: str, document_id: str, exact: bool) -> Job:
+        """Queue a job that takes a document back; the same one while it has not ended. What was not learned yet will not be.
+
+        Raises:
+            UnknownDocument: there is none.
+            QueueFull: more would wait than may.
+        """
+        names = [keys.jobs(namespace), keys.document(namespace, document_id), keys.job("")]
+        wanted = [_new_id(), namespace, document_id, time.time(), "1" if exact else "", self._max_depth]
+        outcome, *found = await self._forget(keys=names, args=wanted)
+        if outcome == "unknown":
+            raise UnknownDocument(f"namespace {namespace!r} has no document {document_id!r}", param="document_id")
+        if outcome == "full":
+            raise QueueFull(f"{found[0]} jobs are waiting in namespace {namespace!r}; try again later", retry_after=5)
+        return await self.read(found[0])
 
     async def read(self, job_id: str) -> Job:
         """One job.

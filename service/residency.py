@@ -64,6 +64,10 @@ class Residency:
             self._leases[key] -= 1
             self._evict()
 
+    def weights(self, key: str) -> Weights:
+        """Target weights of a version that the caller has leased."""
+        return self._table.weights(key)
+
     def install(self, digest: str, weights: Weights, leases: int = 0) -> None:
         """Make a version resident; unleased, it stays at least until another one is installed."""
         with self._lock:

@@ -15,7 +15,6 @@ from redis.exceptions import RedisError
 from torch import Tensor
 
 from adapters.base_model import BaseModel
-from adapters.checkpoint import VersionStore
 from adapters.delta import DeltaSum
 from adapters.learner import Learner
 from adapters.memory import Memory
@@ -24,19 +23,19 @@ from adapters.versioned_linear import VersionTable
 from adapters.views import ViewTemplate
 from adapters.workspace import Workspace
 from service.arrivals import Arrivals
-from service.canaries import Canaries
 from service.connection import PATIENCE_SECONDS, connect
 from service.dead_letters import DeadLetters
 from service.engine import Engine, Limits
 from service.errors import LearnsElsewhere, NotReady
+from service.explain import Explainer
 from service.learning import make_learner
 from service.lease import Lease
-from service.ledger import Ledger, VersionRecord
+from service.ledger import VersionRecord
 from service.metrics import Metrics
 from service.model import load_model, load_template, serve_fast
-from service.queue import JobQueue
 from service.residency import Residency
 from service.settings import Settings
+from service.state import State
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
 from service.worker import Worker
@@ -57,14 +56,14 @@ class Runtime:
         if settings.learner == "inside":
             self._locks.append(DataLock(settings.data_dir, "worker"))
             self._writer = self._locks[-1].name
-        self.store = VersionStore(settings.data_dir / "versions", self._writer)
-        self.queue = JobQueue(self.redis, settings.max_queue)
+        self.state = state = State.open(self.redis, settings, self._writer)
+        self.queue, self.ledger, self.documents, self.canaries = state.queue, state.ledger, state.documents, state.canaries
+        self.store = state.store
         self.dead_letters = DeadLetters(self.redis, self.queue, settings.max_queue)
-        self.ledger = Ledger(self.redis, settings.namespaces)
-        self.canaries = Canaries(self.redis, settings.max_canaries)
-        self.loading, self.scoring = asyncio.Lock(), asyncio.Lock()
+        self.loading, self.scoring, self.explaining = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._model: tuple[BaseModel, Engine, Residency, Workspace] | None = None
+        self._explainer: Explainer | None = None
         self._template: ViewTemplate | None = None
         self._learner: Learner | None = None
         self.worker: Worker | None = None
@@ -88,6 +87,13 @@ class Runtime:
     def residency(self) -> Residency:
         """Versions in memory. Raises NotReady while the model is loaded."""
         return self._loaded()[2]
+
+    @property
+    def explainer(self) -> Explainer:
+        """Who finds the sources of an answer, one at a time: hold `explaining`. Raises NotReady while the model is loaded."""
+        self._loaded()
+        assert self._explainer is not None
+        return self._explainer
 
     @property
     def learner(self) -> Learner:
@@ -191,18 +197,7 @@ class Runtime:
             self._learner = await asyncio.to_thread(self._make_learner)
             settings, metrics = self.settings, self.metrics
             lease = Lease(self.redis, settings.namespaces, self._writer, settings.lease_seconds, metrics)
-            self.worker = Worker(
-                self.queue,
-                self.ledger,
-                self.store,
-                self.residency,
-                self.canaries,
-                self._learner,
-                self.turns,
-                metrics,
-                settings,
-                lease,
-            )
+            self.worker = Worker(self.state, lease, self.residency, self._learner, self.turns, metrics, settings)
             await self.worker.run()
         except asyncio.CancelledError:
             raise
@@ -235,11 +230,12 @@ class Runtime:
             self.turns.divide(torch.get_num_threads())
         self._template = load_template(self.settings, base)
         targets = find_targets(base.model, self.settings.learn.targets)
-        workspace = Workspace(base, targets, self.turns.pace)
+        workspace, explaining = Workspace(base, targets, self.turns.pace), Workspace(base, targets)
         table = VersionTable(base.model, targets)
         serve_fast(self.settings, base)
         residency = Residency(table, self.settings.resident_versions, self.load_weights, self.metrics.resident_versions.set)
         engine = Engine(base, table, self.turns, self.metrics, _limits(self.settings))
+        self._explainer = Explainer(explaining, residency, self.store, self.turns, self.settings.explain_cache_mb * 2**20)
         if not self.learns_elsewhere:
             self.store.clear_unfinished()
         self._model = (base, engine, residency, workspace)

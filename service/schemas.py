@@ -126,6 +126,8 @@ class GenerateIn(_Body):
     seed: int | None = Field(None, ge=0, lt=2**63)
     stop: Stop = None
     stream: bool = False
+    explain: bool = False
+    """With `sources`: the documents that raised the answer most."""
     namespace: str = "default"
     version: str | None = None
 
@@ -165,6 +167,7 @@ def job_out(job: Job) -> dict[str, Any]:
         "job_id": job.job_id,
         "document_id": job.document_id,
         "namespace": job.namespace,
+        "kind": job.kind,
         "status": job.status,
         "version": job.version,
         "report": job.report,

@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     """Versions whose weights are kept in memory beside the base model."""
     snapshot_every: int = Field(64, ge=0)
     """Versions of one chain after which their sum is written to disk, so that a start need not add them up; 0: never."""
+    explain_cache_mb: int = Field(256, ge=0)
+    """Memory for what documents changed, so that answers are explained without reading it again."""
     drain_seconds: float = Field(30, ge=0)
     """How long running requests and the running job may take to end after SIGTERM."""
 

@@ -3,7 +3,7 @@
 Turns are for a GPU and for a single core: decoding never waits for more than one quantum of learning. Where there are several
 cores both go on at once, each on half of the threads while both have work, and nobody waits (measured: docs/LOG.md).
 
-Covered: one decoder thread and any number of learner threads, of which one learns at a time.
+Covered: any number of decoder threads, and of learner threads, of which one learns at a time.
 Not covered: devices of their own (then there is nothing to divide).
 """
 
@@ -30,7 +30,7 @@ class Turns:
         self._condition = threading.Condition()
         self._one_learner = threading.Lock()
         self._held = False
-        self._decoder_waits = False
+        self._decoders_wait = 0
         self._learners_wait = 0
         self._learner_next = False
         self._interrupted = False
@@ -58,9 +58,10 @@ class Turns:
             return
         start = time.perf_counter()
         with self._condition:
-            self._decoder_waits = True
+            self._decoders_wait += 1
             self._condition.wait_for(lambda: not self._held and not self._learner_next)
-            self._decoder_waits, self._held = False, True
+            self._decoders_wait -= 1
+            self._held = True
         try:
             yield time.perf_counter() - start
         finally:
@@ -93,7 +94,7 @@ class Turns:
             raise LearningInterrupted
         if self._threads is not None:
             self._use(self._threads, beside=time.perf_counter() - self._decoded < LATELY)
-        elif self._decoder_waits:
+        elif self._decoders_wait:
             self._release()
             self._acquire()
 
@@ -107,7 +108,7 @@ class Turns:
     def _acquire(self) -> None:
         with self._condition:
             self._learners_wait += 1
-            self._condition.wait_for(lambda: not self._held and (self._learner_next or not self._decoder_waits))
+            self._condition.wait_for(lambda: not self._held and (self._learner_next or not self._decoders_wait))
             self._learners_wait -= 1
             self._learner_next, self._held = False, True
 

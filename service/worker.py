@@ -17,28 +17,29 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
-from adapters.checkpoint import Version, VersionStore
-from adapters.delta import DeltaSum
+from adapters.checkpoint import Version
 from adapters.errors import AdapterError, CorruptCheckpoint, InvalidCanary
 from adapters.learner import Learned, Learner
 from adapters.memory import Memory, of_text
-from service.canaries import Canaries, Canary
+from service.canaries import Canary
 from service.connection import PATIENCE_SECONDS
 from service.errors import AliasMoved, Fenced
-from service.job import Claim
+from service.forgetting import Forgetting, Without
+from service.head import Head, Heads
+from service.job import Claim, Job
 from service.lease import Lease
-from service.ledger import Ledger, VersionRecord
 from service.metrics import Metrics
-from service.queue import JobQueue
 from service.residency import Residency
 from service.settings import Settings
+from service.state import State
 from service.turns import Turns
+from service.withdrawal import Wanted, Withdrawal
 
 CONSUMER = "learner"
 """One name across restarts and machines, so that a worker finds what the one before it held."""
@@ -49,53 +50,32 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-@dataclass
-class _Head:
-    """What the next document of a namespace is learned on top of."""
-
-    record: VersionRecord
-    total: DeltaSum
-    memories: list[Memory]
-    behind: int
-    """How many versions of its chain the last snapshot lacks."""
-    refused: int = 0
-    """Documents that changed nothing while this process held the namespace."""
-
-    @property
-    def turn(self) -> int:
-        """What is asked again and what is probed rotates with it, on after a document that was rejected on unlucky probes too."""
-        return self.record.number + self.refused
-
-
 class Worker:
     """Learns the jobs of all namespaces, one after the other."""
 
     def __init__(
         self,
-        queue: JobQueue,
-        ledger: Ledger,
-        store: VersionStore,
+        state: State,
+        lease: Lease,
         residency: Residency | None,
-        canaries: Canaries,
         learner: Learner,
         turns: Turns,
         metrics: Metrics,
         settings: Settings,
-        lease: Lease,
     ) -> None:
         """residency: of the engine in this process; None: whoever serves is elsewhere, and hears of versions from the ledger."""
-        self._queue, self._ledger, self._store, self._residency = queue, ledger, store, residency
-        self._canaries, self._learner, self._turns, self._metrics, self._settings = canaries, learner, turns, metrics, settings
+        self._queue, self._ledger, self._documents, self._store = state.queue, state.ledger, state.documents, state.store
+        self._canaries, self._lease, self._residency = state.canaries, lease, residency
+        self._learner, self._turns, self._metrics, self._settings = learner, turns, metrics, settings
         self._shadow = settings.publish == "shadow"
-        self._lease = lease
+        self._forgetting, self._withdraw = Forgetting(state, learner), Withdrawal(state.redis, state.ledger)
         self._tried = -math.inf
         self._known: dict[str, int] = {}
         """Under which tokens the ledger was read."""
-        self._heads: dict[str, _Head] = {}
+        self._heads = Heads(state.ledger, state.store, learner, settings.snapshot_every)
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._saving: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Work until `stop`, on whatever no other worker writes."""
@@ -106,7 +86,7 @@ class Worker:
                     if claim is not None:
                         self._idle.clear()
                         await self._work(claim)
-                        self._save(claim.job.namespace)
+                        self._heads.save(claim.job.namespace)
                 except Fenced as error:  # neither acknowledged nor failed: it is for whoever holds the lease now
                     self._lease.drop(error.namespace)
                 finally:
@@ -132,7 +112,9 @@ class Worker:
         tokens = self._lease.tokens
         if tokens != self._known:
             await self._ledger.load()
-            self._heads = {n: head for n, head in self._heads.items() if tokens.get(n) == self._known.get(n)}
+            for namespace in tokens:
+                await self._forgetting.sweep(namespace)
+            self._heads.keep(tokens, self._known)
             self._known = tokens
         return tokens
 
@@ -142,8 +124,7 @@ class Worker:
         try:
             async with asyncio.timeout(drain_seconds):
                 await self._idle.wait()
-                if self._saving is not None:
-                    await self._saving
+                await self._heads.saved()
         except TimeoutError:
             log.warning("the running job did not end in time; it will be learned after the next start")
 
@@ -154,8 +135,9 @@ class Worker:
             await self._bury(claim, f"gave up after {job.attempts - 1} attempts")
             return
         try:
-            while not await self._learn(claim):
-                log.info("the alias moved meanwhile: learning on top of what is served now", job_id=job.job_id)
+            do = self._learn if job.kind == "learn" else self._forget
+            while not await do(claim):
+                log.info("the alias moved meanwhile: beginning again on top of what is served now", job_id=job.job_id)
         except (CorruptCheckpoint, Fenced):
             raise  # of ours, not of this document: nothing can be learned on top of it, or not by this worker
         except AdapterError as error:
@@ -172,7 +154,7 @@ class Worker:
     async def _learn(self, claim: Claim) -> bool:
         """Learn on top of what is served. Returns whether that was still served when the version was ready."""
         job = claim.job
-        document = await self._patiently(lambda: self._ledger.document(job.namespace, job.document_id))
+        document = await self._patiently(lambda: self._documents.read(job.namespace, job.document_id))
         head = await asyncio.to_thread(self._head, job.namespace)
         canaries = await self._patiently(lambda: self._canaries.counted(job.namespace))
         learned = await asyncio.to_thread(self._run_learner, document["text"], head, canaries)
@@ -181,7 +163,7 @@ class Worker:
         if learned.report.rejection is not None or not learned.delta.factors:
             head.refused += 1
             status = "succeeded" if learned.report.rejection is None else "rejected"
-            await self._patiently(lambda: self._ledger.note_weights(claim, learned.weights, head.record.name))
+            await self._patiently(lambda: self._documents.note_weights(claim, learned.weights, head.record.name))
             await self._patiently(lambda: self._queue.end(claim, status, version=head.record.name, report=json.dumps(report)))
             self._metrics.updates.labels("unchanged" if status == "succeeded" else "rejected").inc()
         else:
@@ -192,7 +174,51 @@ class Worker:
         await self._patiently(lambda: self._queue.acknowledge(claim))
         return True
 
-    def _run_learner(self, text: str, head: _Head, canaries: Sequence[Canary]) -> Learned:
+    async def _forget(self, claim: Claim) -> bool:
+        """Take a document back. Returns whether what was served then was still served when the version without it was ready."""
+        job, started = claim.job, time.perf_counter()
+        if job.version is None:  # else a crash came between that and the end
+            try:
+                await self._withdraw_versions(claim)
+            except AliasMoved:
+                return False
+        await self._heads.saved()  # else it might come back
+        await self._patiently(lambda: self._forgetting.sweep(job.namespace))
+        await self._patiently(lambda: self._queue.end(claim, "succeeded"))
+        await self._patiently(lambda: self._queue.acknowledge(claim))
+        self._metrics.updates.labels("forgotten").inc()
+        self._metrics.operation.labels("forget").observe(time.perf_counter() - started)
+        return True
+
+    async def _withdraw_versions(self, claim: Claim) -> None:
+        """Answer from a version without the document, and from none with it."""
+        job, live = claim.job, self._ledger.resolve(claim.job.namespace)
+        cut = await asyncio.to_thread(self._forgetting.cut, job.namespace, job.document_id, live)
+        texts = await self._patiently(lambda: self._forgetting.texts(job.namespace, cut)) if job.exact else {}
+        canaries = await self._patiently(lambda: self._canaries.counted(job.namespace))
+        loop = asyncio.get_running_loop()
+
+        def note(stage: str) -> None:
+            asyncio.run_coroutine_threadsafe(self._queue.note(job, stage), loop)
+
+        def leave_out() -> Without:
+            head, asked = self._heads.of(job.namespace, live), self._memories(canaries)
+            with self._turns.learning():
+                return self._forgetting.leave_out(job, head, cut, texts, asked, note)
+
+        made = await asyncio.to_thread(leave_out)
+        if made.version is not None and self._residency is not None:
+            self._residency.install(made.version.digest, made.head.total.weights())
+        wanted = Wanted(live, made.version, cut.parent, [record.name for record in cut.withdrawn], made.doomed)
+        made.head.record = record = await self._patiently(lambda: self._withdraw(claim, wanted, made.report))
+        self._heads.put(job.namespace, made.head)
+        if self._residency is not None:
+            await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
+        self._metrics.show_version(job.namespace, record.name)
+        if made.version is not None:
+            await self._heads.write_snapshot(made.head)
+
+    def _run_learner(self, text: str, head: Head, canaries: Sequence[Canary]) -> Learned:
         asked = self._memories(canaries)
         with self._turns.learning():
             return self._learner.learn(text, head.total, head.memories, head.turn, asked)
@@ -207,10 +233,10 @@ class Worker:
                 log.warning("a canary cannot be asked of this model", canary=canary.id, error=str(error))
         return found
 
-    async def _publish(self, claim: Claim, head: _Head, learned: Learned, report: dict[str, Any]) -> None:
+    async def _publish(self, claim: Claim, head: Head, learned: Learned, report: dict[str, Any]) -> None:
         """Version to disk and into memory, then flip the alias: the first request after that runs on it."""
         job, started = claim.job, time.perf_counter()
-        version = await asyncio.to_thread(self._checkpoint, job.document_id, head, learned)
+        version = await asyncio.to_thread(self._checkpoint, job, head, learned)
         report["seconds"]["publish"] = time.perf_counter() - started
         record = await self._patiently(
             lambda: self._ledger.publish(claim, version, head.record, report, learned.weights, served=not self._shadow)
@@ -221,7 +247,7 @@ class Worker:
         self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
         self._metrics.retention.set(learned.report.drift.retained)
         memories = [*head.memories, *learned.memories]
-        self._heads[job.namespace] = _Head(record, learned.total, memories, head.behind + 1, head.refused)
+        self._heads.put(job.namespace, Head(record, learned.total, memories, head.behind + 1, head.refused))
         if self._shadow:
             return
         if self._residency is not None:
@@ -229,57 +255,25 @@ class Worker:
             await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
         self._metrics.show_version(job.namespace, record.name)
 
-    def _checkpoint(self, document_id: str, head: _Head, learned: Learned) -> Version:
+    def _checkpoint(self, job: Job, head: Head, learned: Learned) -> Version:
         version = self._store.write(
             learned.delta,
             learned.memories,
             base=self._learner.workspace.base.digest,
             parent=head.record.digest,
-            documents=[document_id],
+            documents=[job.document_id],
             drift=learned.report.drift,
             created=time.time(),
+            namespace=job.namespace,
         )
         if self._residency is not None and not self._shadow:
             self._residency.install(version.digest, learned.total.weights())
         return version
 
-    def _head(self, namespace: str) -> _Head:
-        """What the alias (or the shadow) points to now: from memory, or rebuilt from disk after a start or a rollback."""
+    def _head(self, namespace: str) -> Head:
+        """What the alias (or the shadow) points to now."""
         record = self._ledger.shadow(namespace) if self._shadow else self._ledger.resolve(namespace)
-        head = self._heads.get(namespace)
-        if head is None or head.record.name != record.name:
-            workspace = self._learner.workspace
-            total, memories = self._store.rebuild(record.digest, workspace.base.digest, workspace.base_weights)
-            behind = self._store.behind(record.digest, workspace.base.digest)
-            counted = self._store.counted(record.digest, workspace.base.digest)
-            if counted is not None:
-                with self._turns.learning():
-                    self._learner.metric.resume(memories, counted)
-            head = self._heads[namespace] = _Head(record, total, memories, behind)
-        return head
-
-    def _save(self, namespace: str) -> None:
-        """Begin to write a snapshot, if one is due and no other is being written. Nothing waits for it."""
-        head, every = self._heads.get(namespace), self._settings.snapshot_every
-        if head is not None and 0 < every <= head.behind and (self._saving is None or self._saving.done()):
-            self._saving = asyncio.create_task(self._write_snapshot(head))
-
-    async def _write_snapshot(self, head: _Head) -> None:
-        assert head.record.digest is not None, "the base model is behind nothing"
-        pointed = (point(n) for n in self._settings.namespaces for point in (self._ledger.resolve, self._ledger.shadow))
-        head.behind, lacked = 0, head.behind
-        try:
-            await asyncio.to_thread(
-                self._store.write_snapshot,
-                head.record.digest,
-                self._learner.workspace.base.digest,
-                head.total,
-                head.memories,
-                self._learner.metric.counted(head.memories),
-                needed=[record.digest for record in pointed],
-            )
-        except (OSError, CorruptCheckpoint) as error:
-            log.warning("no snapshot was written: the next start takes longer", versions=lacked, error=str(error))
+        return self._heads.of(namespace, record)
 
     def _observe(self, learned: Learned) -> None:
         report = learned.report

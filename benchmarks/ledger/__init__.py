@@ -1,1 +1,1 @@
-"""What a ledger of many documents costs."""
+"""What a ledger of many documents costs, and how well answers are traced to documents."""

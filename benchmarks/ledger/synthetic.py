@@ -16,7 +16,6 @@ from typing import Any, cast
 import torch
 
 from adapters.base_model import BaseModel
-from adapters.checkpoint import VersionStore
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Drift
 from adapters.fold import FoldReport
@@ -24,15 +23,13 @@ from adapters.learner import Learned, Learner, LearnReport
 from adapters.memory import Memory, of_answer
 from adapters.targets import find_targets
 from adapters.workspace import Workspace
-from service.canaries import Canaries
 from service.connection import Client, connect
 from service.job import NewDocument
 from service.learning import make_learner
 from service.lease import Lease
-from service.ledger import Ledger
 from service.metrics import Metrics
-from service.queue import JobQueue
 from service.settings import load_settings
+from service.state import State
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
 from service.worker import Worker
@@ -125,13 +122,14 @@ def _embedded(data_dir: Path) -> Iterator[EmbeddedValkey]:
 
 
 async def _fill(url: str, data_dir: Path, base: BaseModel, documents: int, namespace: str) -> Made:
-    settings, redis = load_settings(data_dir=data_dir, namespaces=(namespace,)), connect(url)
-    queue, ledger = JobQueue(redis, _AT_ONCE), Ledger(redis, [namespace])
+    settings = load_settings(data_dir=data_dir, namespaces=(namespace,), max_queue=_AT_ONCE)
+    redis = connect(url)
+    state = State.open(redis, settings, "synthetic")
+    queue, ledger = state.queue, state.ledger
     learner = DrawnLearner(make_learner(settings, Workspace(base, find_targets(base.model, settings.learn.targets))))
-    store = VersionStore(data_dir / "versions")
-    metrics, canaries = Metrics(), Canaries(redis, settings.max_canaries)
+    metrics = Metrics()
     lease = Lease(redis, [namespace], "synthetic", settings.lease_seconds, metrics)
-    worker = Worker(queue, ledger, store, None, canaries, cast(Learner, learner), Turns(), metrics, settings, lease)
+    worker = Worker(state, lease, None, cast(Learner, learner), Turns(), metrics, settings)
     await queue.prepare([namespace])
     await ledger.load()
     sizes, working = [await _used(redis)], asyncio.create_task(worker.run())

@@ -1,9 +1,10 @@
-"""`infold learn | status`: teach documents, and see what has been learned."""
+"""`infold learn | forget | status`: teach documents, take them back, and see what has been learned."""
 
 import json
 import sys
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 from rich.markup import escape
@@ -41,6 +42,36 @@ def learn(
             for view in (job.get("report") or {}).get("views", []):
                 out.print(f"  {view}", markup=False)
     if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def forget(
+    document: Annotated[str, typer.Argument(help="Id of the document.")],
+    exact: Annotated[bool, typer.Option(help="Learn anew what came after it.")] = False,
+    url: Url = LOCAL,
+    namespace: str = "default",
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the version without it.")] = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Take a document back: out of the weights, and its text out of every store."""
+    query = {"namespace": namespace, "exact": exact, "wait": wait}
+    with reported():
+        with err.status(f"forgetting {escape(document)}"):
+            job = Client(url).delete(f"/documents/{quote(document, safe='')}", **query)
+        if as_json:
+            sys.stdout.write(json.dumps(job) + "\n")
+        elif job["status"] == "succeeded":
+            report = job["report"]
+            out.print(f"{document}: forgotten, {job['version']} answers now", markup=False)
+            out.print(f"  of its {report['forgotten']['asked']} questions {report['left']} are still answered as it taught")
+            others = report["others"]
+            out.print(
+                f"  of {others['asked']} questions of other documents {others['after']} are answered; before: {others['before']}"
+            )
+        else:
+            out.print(f"{document}: {job['status']}, see /learn/{job['job_id']}", markup=False)
+    if job["status"] in ("failed", "rejected"):
         raise typer.Exit(1)
 
 

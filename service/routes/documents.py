@@ -1,10 +1,11 @@
-"""Provenance: what was learned, from which text, by which version."""
+"""Documents: what was learned, from which text, by which version; and taking it back."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
-from service.routes.common import RuntimeOf
+from service.routes.common import RuntimeOf, until_live
+from service.schemas import job_out
 
 router = APIRouter()
 
@@ -17,11 +18,30 @@ async def documents(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """Ids, newest first."""
-    found, total = await runtime.ledger.document_ids(namespace, offset, limit)
+    runtime.ledger.check(namespace)
+    found, total = await runtime.documents.ids(namespace, offset, limit)
     return {"documents": found, "total": total}
+
+
+@router.delete("/documents/{document_id}", status_code=202)
+async def forget(
+    runtime: RuntimeOf, document_id: str, response: Response, namespace: str = "default", exact: bool = False,
+    wait: Annotated[float, Query(ge=0, le=600)] = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """Take a document back; with `exact`, by learning anew what came after it. With `wait`, as in POST /learn."""
+    runtime.ledger.check(namespace)
+    job = await runtime.queue.forget(namespace, document_id, exact)
+    if wait:
+        [job], ended = await until_live(runtime, [job], wait)
+        if ended:
+            response.status_code = 200
+            return job_out(job)
+    response.headers["Location"] = f"/learn/{job.job_id}"
+    return {"job_id": job.job_id, "document_id": document_id, "status": job.status}
 
 
 @router.get("/documents/{document_id}")
 async def document(runtime: RuntimeOf, document_id: str, namespace: str = "default") -> dict[str, Any]:
     """One document with its tokens' weights."""
-    return await runtime.ledger.document(namespace, document_id)
+    runtime.ledger.check(namespace)
+    return await runtime.documents.read(namespace, document_id)

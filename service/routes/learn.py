@@ -1,7 +1,6 @@
 """POST documents, follow their jobs, see what would be learned."""
 
 import asyncio
-import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -10,8 +9,8 @@ from fastapi import APIRouter, Depends, Header, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from service.errors import InvalidRequest, TooLarge
-from service.job import Job, NewDocument
-from service.routes.common import RuntimeOf
+from service.job import NewDocument
+from service.routes.common import RuntimeOf, until_live
 from service.runtime import Runtime
 from service.schemas import DocumentIn, LearnIn, ScoreIn, job_out
 
@@ -34,7 +33,7 @@ async def learn(
     )
     jobs = await runtime.queue.accept(namespace, [_new(d) for d in documents], key)
     if body.wait:
-        jobs, live = await _wait(runtime, jobs, body.wait)
+        jobs, live = await until_live(runtime, jobs, body.wait)
         if live:
             response.status_code = 200
             return {"jobs": [job_out(job) for job in jobs]}
@@ -100,18 +99,3 @@ def _check_sizes(runtime: Runtime, documents: list[DocumentIn]) -> None:
 def _new(document: DocumentIn) -> NewDocument:
     sha256 = hashlib.sha256(document.text.encode()).hexdigest()
     return NewDocument(document.id or f"doc-{sha256[:24]}", document.text, sha256, document.metadata)
-
-
-async def _wait(runtime: Runtime, jobs: list[Job], seconds: float) -> tuple[list[Job], bool]:
-    """The jobs as they are once all have ended and this server answers from them, or after `seconds`; and which of these it was."""
-    live = False
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            for job in jobs:  # one after the other: a request holds one connection, however many documents it has
-                async for _ in runtime.queue.follow(job.job_id):
-                    pass
-                ended = await runtime.queue.read(job.job_id)
-                if ended.version is not None and not (ended.report or {}).get("shadow"):
-                    await runtime.ledger.reached(job.namespace, ended.version)
-            live = True
-    return [await runtime.queue.read(job.job_id) for job in jobs], live

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.base_model import BaseModel
-from adapters.packed_linear import PackedLinear, apply, pack, pack_linears, packable
+from adapters.packed_linear import PackedLinear, apply, pack, pack_linears, packable, unpack
 from adapters.targets import DOWN_PROJECTIONS
 from adapters.versioned_linear import BASE, VersionTable
 from adapters.workspace import Workspace
@@ -27,6 +27,13 @@ def test_a_packed_layer_is_the_layer(shape: tuple[int, ...], bias: bool, dtype: 
     assert found.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(found, layer(x), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_unpacked_weight_is_the_weight(dtype: torch.dtype) -> None:
+    weight = torch.randn(40, 24, dtype=dtype)
+    assert torch.equal(unpack(pack(weight)).to(dtype), weight)
+    assert unpack(weight) is weight
 
 
 @pytest.mark.parametrize("rows", [1, 2])

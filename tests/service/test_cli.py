@@ -18,11 +18,15 @@ from service.cli import app
 Run = Callable[..., Result]
 COMMANDS = [
     ("ask", "Q: Where?"),
+    ("blame", "Q: Where?"),
     ("status",),
     ("versions",),
     ("diff", "v0", "v0"),
     ("rollback", "v0"),
     ("export", "v0", "no-such-directory"),
+    ("forget", "doc"),
+    ("canaries", "list"),
+    ("dead-letters", "list"),
 ]
 
 
@@ -127,6 +131,20 @@ def test_a_version_can_be_asked_for(run: Run, facts: list[Taught]) -> None:
         failed(run("ask", facts[0].prompt, "--version", "v99", *more), "404", "v99")
 
 
+def test_blame_names_the_documents_behind_an_answer(run: Run, facts: list[Taught], tmp_path: Path) -> None:
+    jobs = [json.loads(run("learn", write(tmp_path / f"{n}.txt", facts[n].text), "--json").stdout) for n in range(2)]
+    for job, fact in zip(jobs, facts[:2], strict=True):
+        found = json.loads(run("blame", fact.prompt, "--json", "--top", "1").stdout)
+        assert found["text"] == fact.answer
+        [source] = found["sources"]
+        assert (source["document_id"], source["version"]) == (job["document_id"], job["version"])
+        shown = run("blame", fact.prompt).stdout
+        assert fact.answer in shown
+        assert job["document_id"] in shown
+    assert "no learned document" in run("blame", facts[0].prompt, "--version", "v0").stdout
+    failed(run("blame", facts[0].prompt, "--version", "v99"), "404", "v99")
+
+
 def test_a_prompt_that_does_not_fit_is_an_error_in_words(run: Run) -> None:
     failed(run("ask", "word " * 400), "400", "context")
 
@@ -186,14 +204,43 @@ def test_another_server_is_an_error_in_words(other_server: str, command: tuple[s
 
 
 @pytest.mark.parametrize(
-    "arguments", [["learn"], ["ask"], ["rollback"], ["nonsense"], ["ask", "a", "--no-such-option"], ["serve", "--port", "many"]]
+    "arguments",
+    [
+        ["learn"],
+        ["ask"],
+        ["blame"],
+        ["blame", "Q:", "--top", "0"],
+        ["rollback"],
+        ["nonsense"],
+        ["ask", "a", "--no-such-option"],
+        ["serve", "--port", "many"],
+    ],
 )
 def test_misuse_ends_with_2(arguments: list[str]) -> None:
     assert run_alone(*arguments).exit_code == 2
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "learn", "ask", "status", "versions", "diff", "rollback", "export", "train-scorer", "doctor"]
+    "command",
+    [
+        "",
+        *(
+            "serve",
+            "worker",
+            "learn",
+            "forget",
+            "ask",
+            "blame",
+            "status",
+            "versions",
+            "diff",
+            "rollback",
+            "export",
+            "canaries",
+            "dead-letters",
+        ),
+        *("train-scorer", "doctor"),
+    ],
 )
 def test_every_command_explains_itself(command: str) -> None:
     assert run_alone(*[command] * bool(command), "--help").exit_code == 0

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from conftest import Taught
-from serving import COMMAND, Http, ProcessServer, each_learned_once, eventually, free_port, refused
+from serving import COMMAND, Http, ProcessServer, each_learned_once, eventually, free_port, refused, valkey_of
 
+from service import keys
 from service.valkey import EmbeddedValkey
 
 pytestmark = pytest.mark.timeout(180)
@@ -67,6 +68,14 @@ def test_what_the_worker_learns_the_server_answers_at_once(apart: Apart, facts: 
         taken += found["text"] == fact.answer
     assert taken >= 3
     assert apart.http.metric("infold_learn_to_live_seconds_count") >= 4
+
+
+def test_the_server_explains_what_the_worker_learned(apart: Apart, facts: list[Taught]) -> None:
+    """It needs the version store only."""
+    jobs = [apart.http.learned(text=fact.text) for fact in facts[11:13]]
+    for job, fact in zip(jobs, facts[11:13], strict=True):
+        first = apart.http.generate(fact.prompt, explain=True)["sources"][0]
+        assert (first["document_id"], first["version"]) == (job["document_id"], job["version"])
 
 
 def test_a_rollback_on_the_server_is_where_the_worker_goes_on(apart: Apart, facts: list[Taught]) -> None:
@@ -137,14 +146,19 @@ class Machine:
 
     def __init__(self, server: ProcessServer, root: Path) -> None:
         data_dir, self.log = root / "data", root / "log"
-        data_dir.mkdir(parents=True)
+        for path in (data_dir, server.data_dir / "versions"):
+            path.mkdir(parents=True, exist_ok=True)
         (data_dir / "versions").symlink_to(server.data_dir / "versions")
+        self.name_file = data_dir / "worker.id"
         redis_url = f"unix://{EmbeddedValkey(server.data_dir).socket}"
         command = [str(COMMAND), "worker", "--data-dir", str(data_dir), "--redis-url", redis_url]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "INFOLD_LEASE_SECONDS": "2"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
-        eventually(lambda: b"waiting for documents" in self.log.read_bytes(), 90)
+
+    @property
+    def waits(self) -> bool:
+        return b"waiting for documents" in self.log.read_bytes()
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -157,12 +171,14 @@ class Machine:
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[tuple[ProcessServer, Machine, Machine]]:
     """A server, the worker that learns for it, and another one."""
-    server = ProcessServer(tmp_path / "data", "--learner", "elsewhere").await_ready()
-    made: list[Machine] = []
+    server = ProcessServer(tmp_path / "data", "--learner", "elsewhere")
+    one, two = made = [Machine(server, tmp_path / name) for name in ("one", "two")]
     try:
-        for name in ("one", "two"):
-            made.append(Machine(server, tmp_path / name))
-        yield server, *made
+        server.await_ready()
+        eventually(lambda: one.waits and two.waits, 90)
+        with valkey_of(server.data_dir) as client:
+            holder = eventually(lambda: client.get(keys.writer("default")), 90)
+        yield server, *((one, two) if one.name_file.read_text() == holder else (two, one))
     finally:
         for machine in made:
             machine.remove()

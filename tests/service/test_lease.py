@@ -10,6 +10,7 @@ from adapters.checkpoint import VersionStore
 from adapters.delta import Delta
 from service import keys
 from service.connection import Client
+from service.documents import Documents
 from service.errors import Fenced
 from service.job import Claim, NewDocument
 from service.lease import Lease
@@ -198,7 +199,7 @@ async def test_an_outdated_worker_cannot_end_a_job(client: Client, queue: JobQue
     claim = await stale(client, queue)
     before = await state(client)
     with pytest.raises(Fenced):
-        await Ledger(client, [NS]).note_weights(claim, [("a", 1.0)], "v0")
+        await Documents(client).note_weights(claim, [("a", 1.0)], "v0")
     with pytest.raises(Fenced):
         await queue.end(claim, status, version="v0")
     assert await state(client) == before

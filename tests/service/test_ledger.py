@@ -14,7 +14,7 @@ from adapters.delta import Delta
 from adapters.drift import Drift
 from service import keys
 from service.connection import Client
-from service.errors import AliasMoved, UnknownDocument, UnknownNamespace, UnknownVersion
+from service.errors import AliasMoved, UnknownNamespace, UnknownVersion
 from service.job import Claim, NewDocument
 from service.lease import Lease
 from service.ledger import Ledger, VersionRecord
@@ -180,46 +180,6 @@ async def test_unknown_names_are_errors(ledger: Ledger) -> None:
         ledger.resolve(NS, "v1")
     with pytest.raises(UnknownVersion):
         await ledger.move_alias(NS, "v1", None)
-    with pytest.raises(UnknownDocument):
-        await ledger.document(NS, "none")
-    with pytest.raises(UnknownNamespace):
-        await ledger.document("nowhere", "none")
-
-
-async def test_a_document_tells_its_text_its_tokens_and_the_version_that_learned_it(
-    ledger: Ledger, queue: JobQueue, store: VersionStore
-) -> None:
-    await queue.accept(NS, [NewDocument("doc", "text of doc", "doc", {"by": "me"})])
-    before = await ledger.document(NS, "doc")
-    assert (before["version"], before["tokens"], before["learned_at"]) == (None, [], None)
-    await publish(ledger, queue, store, "doc")
-    found = await ledger.document(NS, "doc")
-    assert (found["text"], found["metadata"], found["version"]) == ("text of doc", {"by": "me"}, "v1")
-    assert found["tokens"] == [{"text": "Oslo", "weight": 1.0}, {"text": ".", "weight": 0.0}]
-    assert found["learned_at"] >= found["accepted_at"]
-
-
-async def test_a_document_with_a_new_text_does_not_show_how_the_old_one_was_read(
-    ledger: Ledger, queue: JobQueue, store: VersionStore
-) -> None:
-    await publish(ledger, queue, store, "doc")
-    await queue.accept(NS, [NewDocument("doc", "new text", "new", {})])
-    found = await ledger.document(NS, "doc")
-    assert (found["text"], found["version"], found["tokens"]) == ("new text", None, [])
-
-
-async def test_documents_are_listed_newest_first_in_pages(ledger: Ledger, queue: JobQueue) -> None:
-    for n in range(5):
-        await queue.accept(NS, [NewDocument(f"doc-{n}", "text", str(n))])
-    assert await ledger.document_ids(NS, 1, 2) == (["doc-3", "doc-2"], 5)
-    assert await ledger.document_ids(OTHER, 0, 10) == ([], 0)
-
-
-async def test_a_document_that_changed_nothing_shows_how_it_was_read(ledger: Ledger, queue: JobQueue) -> None:
-    claim = await claimed(queue)
-    await ledger.note_weights(claim, TOKENS, "v0")
-    found = await ledger.document(NS, "doc")
-    assert (found["version"], len(found["tokens"])) == ("v0", 2)
 
 
 class Follower:

@@ -13,6 +13,7 @@ PROMISED = (
     "queue_depth",
     "queue_oldest_age_seconds",
     "dead_letters",
+    "writer",
     "drift_kl_nats",
     "taylor_remainder_ratio",
     "tokens_kept_ratio",
@@ -26,7 +27,10 @@ PROMISED = (
     "prompt_tokens",
     "generation_tokens",
 )
-"""The design's section 3, without `infold_canary_accuracy_ratio`: there are no canaries yet. The parser strips `_total`."""
+"""The design's section 3, without `infold_canary_accuracy_ratio`: there are no canaries yet; and who writes.
+
+The parser strips `_total`.
+"""
 
 
 def families(metrics: Metrics) -> dict[str, list[tuple[str, dict[str, str], float]]]:

@@ -85,12 +85,32 @@ def test_a_decode_step_waits_at_most_for_the_quantum_that_has_begun() -> None:
     decoder.start()
     with turns.learning():
         entered.set()
-        wait_for(lambda: turns._decoder_waits)
+        wait_for(lambda: turns._decoders_wait)
         for _ in range(3):
             turns.pace()
             quanta.append(decoded.is_set())
     decoder.join(30)
     assert quanta == [True, True, True]
+
+
+def test_of_two_decoders_neither_waits_for_a_learner_to_end() -> None:
+    """The one that comes second is waited for as well."""
+    turns, log = Turns(), list[str]()
+    decoders = [threading.Thread(target=lambda: _decode_once(turns, log)) for _ in range(2)]
+    with turns.learning():
+        for decoder in decoders:
+            decoder.start()
+        wait_for(lambda: turns._decoders_wait == 2)
+        for _ in range(2):
+            turns.pace()
+        assert log == ["decode", "decode"]
+    for decoder in decoders:
+        decoder.join(30)
+
+
+def _decode_once(turns: Turns, log: list[str]) -> None:
+    with turns.decoding():
+        log.append("decode")
 
 
 def test_a_learner_that_nobody_waits_for_keeps_the_device() -> None:

@@ -25,6 +25,7 @@ from adapters.packed_linear import apply
 from service.canaries import Canaries
 from service.connection import Client, connect
 from service.dead_letters import DeadLetters
+from service.documents import Documents
 from service.job import Job, NewDocument
 from service.lease import Lease
 from service.ledger import Ledger
@@ -32,6 +33,7 @@ from service.metrics import Metrics
 from service.queue import JobQueue
 from service.residency import Residency
 from service.settings import Settings
+from service.state import State
 from service.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +50,7 @@ class Bench:
         self.client, self.base, self.name = client, runtime.base, name
         self.settings = Settings(data_dir=root, namespaces=(NS, OTHER), max_attempts=2, lease_seconds=600, snapshot_every=2)
         self.metrics, self.store = Metrics(), VersionStore(root / "versions", name)
-        self.queue, self.ledger, self.canaries = JobQueue(client, 100), Ledger(client, [NS, OTHER]), Canaries(client, 100)
+        self.queue, self.ledger, self.documents = JobQueue(client, 100), Ledger(client, [NS, OTHER]), Documents(client)
         self.table, self.turns = runtime.engine._table, runtime.turns
         self.residency = Residency(self.table, 2, self.load, self.metrics.resident_versions.set)
         self.learner = learner or runtime.learner
@@ -60,8 +62,8 @@ class Bench:
     @property
     def worker(self) -> Worker:
         """A new one, as after a restart."""
-        parts = self.queue, self.ledger, self.store, self.residency, self.canaries, self.learner
-        return Worker(*parts, self.turns, self.metrics, self.settings, self.lease)
+        state = State(self.client, self.queue, self.ledger, self.documents, Canaries(self.client, 100), self.store)
+        return Worker(state, self.lease, self.residency, self.learner, self.turns, self.metrics, self.settings)
 
     @property
     def lease(self) -> Lease:
@@ -175,7 +177,7 @@ async def test_a_document_that_teaches_nothing_new_makes_no_version(bench: Bench
         assert (again.status, again.version) == ("succeeded", before)
         assert bench.ledger.resolve(NS).name == before
         assert bench.count("unchanged") == 1
-        assert (await bench.ledger.document(NS, "second"))["version"] == before
+        assert (await bench.documents.read(NS, "second"))["version"] == before
 
 
 async def test_an_update_over_its_budget_is_rejected_with_its_numbers_and_nothing_changes(
@@ -264,7 +266,7 @@ async def test_a_crash_before_publishing_is_learned_once_more_and_published_once
 ) -> None:
     reached = asyncio.Event()
 
-    async def crash(*_: Any) -> Any:
+    async def crash(*_: Any, **__: Any) -> Any:
         reached.set()
         await asyncio.Event().wait()
 

@@ -1,0 +1,223 @@
+"""Take a document back: a version without it, no version with it, and its text in no store.
+
+At once: its deltas are left out of the sum of what is served. Exactly: what was learned after it is learned anew on top of what
+came before it, as if it had never been there. Either way every version that knew it is withdrawn, whether it answers or not.
+
+Covered: the new version, what must go, removing it from disk and out of the store's own log. Not covered: queueing
+(`queue.py`), what was measured (`adapters/unlearning.py`), the script that changes the ledger (`withdrawal.py`).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+from redis.exceptions import ResponseError
+
+from adapters.checkpoint import Version
+from adapters.delta import Delta, DeltaSum
+from adapters.learner import Learner
+from adapters.memory import Memory
+from adapters.unlearning import Life, ask_after, without
+from service import keys
+from service.head import Head
+from service.job import Job
+from service.ledger import VersionRecord
+from service.state import State
+
+_TEXTS = "texts"
+"""Among what is doomed: what the store's own log still holds of texts."""
+_SUM = "snapshot:"
+"""Among what is doomed, before the digest of a version of which only the snapshot must go."""
+_REWRITE_SECONDS = 0.05
+Note = Callable[[str], None]
+"""Called in a thread with the stage that is reached."""
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a document stands in what is served, and in what is not."""
+
+    before: tuple[str, ...]
+    """Digests of the links that came before it."""
+    own: tuple[str, ...]
+    """Its own."""
+    later: tuple[str, ...]
+    """Those that came after the first of its own, and are not."""
+    gone: frozenset[str]
+    """Digests of all that learned it, in whatever version."""
+    withdrawn: tuple[VersionRecord, ...]
+    """Versions that contain it."""
+
+    @property
+    def parent(self) -> str | None:
+        """Name of the version that the document was learned on top of."""
+        return self.withdrawn[0].parent if self.withdrawn else None
+
+
+@dataclass(frozen=True)
+class Without:
+    """What is served once a document is taken out of it."""
+
+    version: Version | None
+    """None: it was not in it."""
+    head: Head
+    """Whose record is still that of what was served before."""
+    report: dict[str, Any]
+    doomed: tuple[str, ...]
+    """Digests of versions that nothing is made of any more, and snapshots of those withdrawn."""
+
+
+class Forgetting:
+    """Takes documents back on behalf of one worker."""
+
+    def __init__(self, state: State, learner: Learner) -> None:
+        self._redis, self._ledger, self._documents, self._store = state.redis, state.ledger, state.documents, state.store
+        self._learner = learner
+
+    @property
+    def _base(self) -> str:
+        return self._learner.workspace.base.digest
+
+    def cut(self, namespace: str, document_id: str, live: VersionRecord) -> Cut:
+        """Find it: in what is served, and in all other versions of the namespace."""
+        lineage = self._store.lineage(live.digest, self._base)
+        learned = {v.digest for v in self._store.versions() if document_id in v.documents and v.namespace in (namespace, "")}
+        own = [link for link in lineage if link in learned]
+        first = lineage.index(own[0]) if own else len(lineage)
+        later = [link for link in lineage[first:] if link not in own and self._store.read(link).documents]
+        tainted: dict[str | None, bool] = {None: False}
+        withdrawn = []
+        for record in self._ledger.versions(namespace):
+            if self._contains(record.digest, learned, tainted):
+                withdrawn.append(record)
+        mine = {r.digest for r in withdrawn if r.digest is not None}
+        gone = {d for d in learned if d in mine or self._store.read(d).namespace == namespace}
+        return Cut(tuple(lineage[:first]), tuple(own), tuple(later), frozenset(gone), tuple(withdrawn))
+
+    def _contains(self, digest: str | None, learned: set[str], tainted: dict[str | None, bool]) -> bool:
+        """Whether a version is made of any of `learned`. tainted: what is known of others, and grows."""
+        path = []
+        while digest not in tainted:
+            assert digest is not None
+            version = self._store.read(digest)
+            path.append(digest)
+            if digest in learned or version.members is not None:
+                tainted[digest] = digest in learned or not learned.isdisjoint(version.members or ())
+                break
+            digest = version.parent
+        for link in path:
+            tainted[link] = tainted[digest]
+        return tainted[digest]
+
+    async def texts(self, namespace: str, cut: Cut) -> dict[str, str | None]:
+        """The text of each later link's document; None: it is another by now, or there are several."""
+        documents = {link: self._store.read(link).documents for link in cut.later}
+        named = {link: ids[0] for link, ids in documents.items() if len(ids) == 1}
+        found = await self._documents.texts(namespace, list(named.values()))
+        last = {document: link for link, document in named.items()}  # a text that was replaced since is not this link's
+        return {
+            link: text if last.get(document) == link else None for (link, document), text in zip(named.items(), found, strict=True)
+        }
+
+    def leave_out(
+        self, job: Job, head: Head, cut: Cut, texts: dict[str, str | None], canaries: Sequence[Memory], note: Note
+    ) -> Without:
+        """The sum of everything else, and what it answers. texts: of documents that are to be learned anew; none: nothing is."""
+        former, memories = self._store.rebuild(
+            cut.before[-1] if cut.before else None, self._base, self._learner.workspace.base_weights
+        )
+        forgotten = [memory for link in cut.own for memory in self._store.load(link, self._base)[1]]
+        started, links, total = time.perf_counter(), list(cut.before), former.copy()
+        if job.exact and cut.own:
+            links, total, kept = self._anew(job.namespace, links, total, memories, cut.later, texts, canaries, note)
+        else:
+            links += cut.later
+            total, kept = head.total.copy(), without(head.memories, forgotten)
+            for link in cut.own:
+                total.remove(self._store.load(link, self._base)[0])
+        asked = ask_after(self._learner.workspace, self._learner.anchors, Life(former, head.total, total), forgotten, kept)
+        report = asdict(asked) | {
+            "exact": job.exact,
+            "learned_anew": sum(link not in cut.later for link in links[len(cut.before) :]),
+            "versions_withdrawn": len(cut.withdrawn),
+            "seconds": {"forget": time.perf_counter() - started},
+        }
+        version = None
+        if cut.own:
+            members = [link for link in links if self._store.read(link).documents]  # the others change nothing
+            version = self._store.write(
+                Delta.zero(), [], base=self._base, parent=None, members=members,
+                documents=[], drift=None, created=time.time(), namespace=job.namespace,
+            )  # fmt: skip
+        removed = cut.gone | set(cut.later) - set(links)
+        sums = (f"{_SUM}{record.digest}" for record in cut.withdrawn if record.digest not in removed)
+        return Without(version, Head(head.record, total, kept, 0, head.refused), report, (*removed, *sums))
+
+    def _anew(
+        self,
+        namespace: str,
+        links: list[str],
+        total: DeltaSum,
+        memories: list[Memory],
+        later: Sequence[str],
+        texts: dict[str, str | None],
+        canaries: Sequence[Memory],
+        note: Note,
+    ) -> tuple[list[str], DeltaSum, list[Memory]]:
+        """Learn again what came later. What has no text any more, or is not accepted now, stays as it was learned."""
+        for number, link in enumerate(later, 1):
+            note(f"learning anew {number} of {len(later)}")
+            text, before = texts.get(link), self._store.read(link)
+            learned = None if text is None else self._learner.learn(text, total, memories, len(links), canaries)
+            if learned is None or learned.report.rejection is not None:
+                delta, lessons = self._store.load(link, self._base)
+                total = total.copy()
+                total.add(delta)
+                links, memories = [*links, link], [*memories, *lessons]
+            elif learned.delta.factors:
+                version = self._store.write(
+                    learned.delta, learned.memories, base=self._base, parent=links[-1] if links else None,
+                    documents=before.documents, drift=learned.report.drift, created=time.time(), namespace=namespace,
+                )  # fmt: skip
+                links, total, memories = [*links, version.digest], learned.total, [*memories, *learned.memories]
+        return links, total, memories
+
+    async def sweep(self, namespace: str) -> None:
+        """Remove what is doomed: from disk, and from the log of the store."""
+        doomed = set(await self._redis.smembers(keys.doomed(namespace)))
+        if not doomed:
+            return
+        await asyncio.to_thread(self._remove, doomed - {_TEXTS})
+        if _TEXTS in doomed:
+            await self._rewrite_log()
+        await self._redis.srem(keys.doomed(namespace), *doomed)
+
+    def _remove(self, doomed: set[str]) -> None:
+        self._store.snapshots.remove(one.removeprefix(_SUM) for one in doomed if one.startswith(_SUM))
+        self._store.remove(one for one in doomed if not one.startswith(_SUM))
+
+    async def _rewrite_log(self) -> None:
+        """An append-only file keeps what was removed until it is rewritten."""
+        try:
+            if not (await self._persistence()).get("aof_enabled"):
+                return
+            await self._written()  # one that began before would write down what is gone by now
+            await self._redis.bgrewriteaof()
+            await self._written()
+        except ResponseError as error:
+            log.warning("the store's log could not be rewritten: it may hold the text of what was forgotten", error=str(error))
+
+    async def _written(self) -> None:
+        while True:
+            found = await self._persistence()
+            if not found.get("aof_rewrite_in_progress") and not found.get("aof_rewrite_scheduled"):
+                return
+            await asyncio.sleep(_REWRITE_SECONDS)
+
+    async def _persistence(self) -> dict[str, Any]:
+        found: dict[str, Any] = await self._redis.info("persistence")
+        return found

@@ -1,0 +1,134 @@
+"""What became of documents, and taking them back from the queue's side, on a real Valkey."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapters.checkpoint import VersionStore
+from adapters.delta import Delta
+from service import keys
+from service.connection import Client
+from service.documents import Documents
+from service.errors import QueueFull, UnknownDocument
+from service.job import Claim, NewDocument
+from service.lease import Lease
+from service.ledger import Ledger
+from service.metrics import Metrics
+from service.queue import JobQueue
+
+pytestmark = pytest.mark.anyio
+NS, OTHER = "default", "other"
+TOKENS = [("Oslo", 1.0), (".", 0.0)]
+
+
+@pytest.fixture
+async def queue(client: Client) -> JobQueue:
+    queue = JobQueue(client, max_depth=100)
+    await queue.prepare([NS, OTHER])
+    await Lease(client, [NS, OTHER], "worker", 60, Metrics()).take()
+    return queue
+
+
+@pytest.fixture
+def documents(client: Client) -> Documents:
+    return Documents(client)
+
+
+async def claimed(queue: JobQueue) -> Claim:
+    await queue.accept(NS, [NewDocument("doc", "text of doc", "doc", {"by": "me"})])
+    claim = await queue.claim({NS: 1}, "learner", 0.01)
+    assert claim is not None
+    return claim
+
+
+async def publish(client: Client, queue: JobQueue, root: Path) -> None:
+    claim, ledger = await claimed(queue), Ledger(client, [NS])
+    delta, parent = Delta({"layer": (torch.ones(2, 1), torch.ones(3, 1))}), ledger.resolve(NS)
+    version = VersionStore(root).write(delta, [], base="base", parent=None, documents=["doc"], drift=None, created=1.0)
+    await ledger.publish(claim, version, parent, {"views": ["Q: Where? A: Oslo."]}, TOKENS)
+    await queue.acknowledge(claim)
+
+
+async def test_a_document_tells_its_text_its_tokens_and_the_version_that_learned_it(
+    documents: Documents, queue: JobQueue, client: Client, tmp_path: Path
+) -> None:
+    await queue.accept(NS, [NewDocument("doc", "text of doc", "doc", {"by": "me"})])
+    before = await documents.read(NS, "doc")
+    assert (before["version"], before["tokens"], before["learned_at"]) == (None, [], None)
+    await publish(client, queue, tmp_path)
+    found = await documents.read(NS, "doc")
+    assert (found["text"], found["metadata"], found["version"]) == ("text of doc", {"by": "me"}, "v1")
+    assert found["tokens"] == [{"text": "Oslo", "weight": 1.0}, {"text": ".", "weight": 0.0}]
+    assert found["learned_at"] >= found["accepted_at"]
+
+
+async def test_a_document_with_a_new_text_does_not_show_how_the_old_one_was_read(
+    documents: Documents, queue: JobQueue, client: Client, tmp_path: Path
+) -> None:
+    await publish(client, queue, tmp_path)
+    await queue.accept(NS, [NewDocument("doc", "new text", "new", {})])
+    found = await documents.read(NS, "doc")
+    assert (found["text"], found["version"], found["tokens"]) == ("new text", None, [])
+
+
+async def test_documents_are_listed_newest_first_in_pages(documents: Documents, queue: JobQueue) -> None:
+    for n in range(5):
+        await queue.accept(NS, [NewDocument(f"doc-{n}", "text", str(n))])
+    assert await documents.ids(NS, 1, 2) == (["doc-3", "doc-2"], 5)
+    assert await documents.ids(OTHER, 0, 10) == ([], 0)
+
+
+async def test_a_document_that_changed_nothing_shows_how_it_was_read(documents: Documents, queue: JobQueue) -> None:
+    claim = await claimed(queue)
+    await documents.note_weights(claim, TOKENS, "v0")
+    found = await documents.read(NS, "doc")
+    assert (found["version"], len(found["tokens"])) == ("v0", 2)
+
+
+async def test_only_texts_that_were_learned_and_are_still_there_are_given_to_be_learned_anew(
+    documents: Documents, queue: JobQueue, client: Client, tmp_path: Path
+) -> None:
+    await publish(client, queue, tmp_path)
+    await queue.accept(NS, [NewDocument("waiting", "text", "sha")])
+    assert await documents.texts(NS, ["doc", "waiting", "none"]) == ["text of doc", None, None]
+    await queue.accept(NS, [NewDocument("doc", "another text", "other")])
+    assert await documents.texts(NS, ["doc"]) == [None]
+
+
+async def test_what_is_not_there_cannot_be_forgotten(queue: JobQueue) -> None:
+    with pytest.raises(UnknownDocument):
+        await queue.forget(NS, "none", exact=False)
+
+
+async def test_forgetting_is_one_job_until_it_has_ended_and_may_be_asked_to_be_exact(queue: JobQueue) -> None:
+    await queue.accept(NS, [NewDocument("doc", "text", "sha")])
+    first = await queue.forget(NS, "doc", exact=False)
+    assert (first.kind, first.status, first.exact) == ("forget", "queued", False)
+    again = await queue.forget(NS, "doc", exact=True)
+    assert (again.job_id, again.exact) == (first.job_id, True)
+    assert (await queue.forget(NS, "doc", exact=False)).exact, "what was asked for stays"
+
+
+async def test_a_document_that_waits_is_not_learned_once_it_is_to_be_forgotten(queue: JobQueue) -> None:
+    [job] = await queue.accept(NS, [NewDocument("doc", "text", "sha")])
+    forgetting = await queue.forget(NS, "doc", exact=False)
+    assert (await queue.read(job.job_id)).status == "cancelled"
+    claim = await queue.claim({NS: 1}, "learner", 0.01)
+    assert claim is None or claim.job.job_id == forgetting.job_id
+
+
+async def test_a_text_that_is_posted_again_meanwhile_is_a_new_document(queue: JobQueue, client: Client) -> None:
+    [before] = await queue.accept(NS, [NewDocument("doc", "text", "sha")])
+    await queue.forget(NS, "doc", exact=False)
+    [after] = await queue.accept(NS, [NewDocument("doc", "text", "sha")])
+    assert after.job_id != before.job_id
+    assert await client.hget(keys.document(NS, "doc"), "forgetting") is None
+    assert (await client.hget(keys.document(NS, "doc"), "jobs") or "").split() == [before.job_id, after.job_id]
+
+
+async def test_a_full_queue_takes_no_job_that_forgets(client: Client) -> None:
+    small = JobQueue(client, max_depth=1)
+    await small.accept(NS, [NewDocument("doc", "text", "sha")])
+    with pytest.raises(QueueFull):
+        await small.forget(NS, "doc", exact=False)
