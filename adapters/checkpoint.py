@@ -21,7 +21,6 @@ aliases (the server's ledger)."""
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -29,13 +28,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from adapters.answers import Counted
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Drift
-from adapters.durable import begin, checksums, clear_unfinished, discard, finish
+from adapters.durable import checksums, clear_unfinished, discard, finish, save_tensors, writing
 from adapters.errors import CorruptCheckpoint, InvalidConfig
 from adapters.memory import Memory
 from adapters.snapshots import Snapshot, Snapshots
@@ -101,33 +100,31 @@ class VersionStore:
         members: what the delta is added to, instead of the parent's chain.
         """
         assert parent is None or members is None, "a version is added to its parent or to its members"
-        unfinished = begin(self.root, self._writer)
-        tensors = {
-            f"{side}:{n}": t.contiguous().cpu()
-            for n, pair in delta.factors.items()
-            for side, t in zip(("left", "right"), pair, strict=True)
-        }
-        save_file(tensors, unfinished / "delta.safetensors")
-        (unfinished / "memories.json").write_text(json.dumps([asdict(m) for m in memories]))
-        manifest = {
-            "format": FORMATS[members is not None],
-            "parent": parent,
-            "base": base,
-            "namespace": namespace,
-            "documents": list(documents),
-            "drift": None if drift is None else asdict(drift),
-            "created": created,
-            "files": checksums(unfinished),
-        }
-        if members is not None:
-            manifest["members"] = list(members)
-        text = json.dumps(manifest, sort_keys=True, indent=1).encode()
-        (unfinished / "manifest.json").write_bytes(text)
-        digest = hashlib.sha256(text).hexdigest()
-        if (self.root / digest).exists():
-            shutil.rmtree(unfinished)
-        else:
-            finish(unfinished, digest)
+        with writing(self.root, self._writer) as unfinished:
+            tensors = {
+                f"{side}:{n}": t.contiguous().cpu()
+                for n, pair in delta.factors.items()
+                for side, t in zip(("left", "right"), pair, strict=True)
+            }
+            save_tensors(tensors, unfinished / "delta.safetensors")
+            (unfinished / "memories.json").write_text(json.dumps([asdict(m) for m in memories]))
+            manifest = {
+                "format": FORMATS[members is not None],
+                "parent": parent,
+                "base": base,
+                "namespace": namespace,
+                "documents": list(documents),
+                "drift": None if drift is None else asdict(drift),
+                "created": created,
+                "files": checksums(unfinished),
+            }
+            if members is not None:
+                manifest["members"] = list(members)
+            text = json.dumps(manifest, sort_keys=True, indent=1).encode()
+            (unfinished / "manifest.json").write_bytes(text)
+            digest = hashlib.sha256(text).hexdigest()
+            if not (self.root / digest).exists():
+                finish(unfinished, digest)
         return self.read(digest)
 
     def read(self, digest: str) -> Version:

@@ -7,16 +7,38 @@ import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 _UNFINISHED = ".writing-"
 
 
-def begin(root: Path, writer: str) -> Path:
-    """A new directory in `root`, to be filled and given to `finish`. writer: letters and digits, of this process alone."""
+@contextmanager
+def writing(root: Path, writer: str) -> Iterator[Path]:
+    """A new directory in `root`, to be filled and given to `finish`; removed if it was not.
+
+    writer: letters and digits, of this process alone.
+    """
     unfinished = root / f"{_UNFINISHED}{writer}-{uuid.uuid4().hex}"
     unfinished.mkdir(parents=True)
-    return unfinished
+    try:
+        yield unfinished
+    finally:
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file. Raises OSError if it cannot be written, as every file does."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(f"{path.name} cannot be written: {error}") from error
 
 
 def finish(unfinished: Path, name: str) -> None:

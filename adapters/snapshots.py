@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from adapters.answers import Counted, Moments
-from adapters.durable import begin, checksums, clear_unfinished, finish, sha256
+from adapters.durable import checksums, clear_unfinished, finish, save_tensors, sha256, writing
 from adapters.memory import Memory
 
 FORMAT = 1
@@ -63,20 +63,21 @@ class Snapshots:
 
     def write(self, digest: str, base: str, snapshot: Snapshot) -> None:
         """Write the snapshot of version `digest` durably, in place of the one that is there. base: digest of the base model."""
-        unfinished = begin(self._root, self._writer)
-        save_file({name: total.contiguous().cpu() for name, total in snapshot.totals.items()}, unfinished / "totals.safetensors")
-        save_file(_flat(snapshot.memories), unfinished / "memories.safetensors")
-        if snapshot.counted is not None:
-            save_file(_sides(snapshot.counted), unfinished / _MOMENTS)
-        manifest = {
-            "format": FORMAT,
-            "digest": digest,
-            "base": base,
-            "chain": list(snapshot.chain),
-            "files": checksums(unfinished),
-        }
-        (unfinished / "manifest.json").write_text(json.dumps(manifest | {"sha256": _seal(manifest)}))
-        finish(unfinished, digest)
+        with writing(self._root, self._writer) as unfinished:
+            totals = {name: total.contiguous().cpu() for name, total in snapshot.totals.items()}
+            save_tensors(totals, unfinished / "totals.safetensors")
+            save_tensors(_flat(snapshot.memories), unfinished / "memories.safetensors")
+            if snapshot.counted is not None:
+                save_tensors(_sides(snapshot.counted), unfinished / _MOMENTS)
+            manifest = {
+                "format": FORMAT,
+                "digest": digest,
+                "base": base,
+                "chain": list(snapshot.chain),
+                "files": checksums(unfinished),
+            }
+            (unfinished / "manifest.json").write_text(json.dumps(manifest | {"sha256": _seal(manifest)}))
+            finish(unfinished, digest)
 
     def chain(self, digest: str, base: str) -> tuple[str, ...] | None:
         """The chain of a snapshot, without the rest of it; None: there is no such snapshot."""

@@ -82,8 +82,9 @@ class CanaryWatch:
         """Move the alias to the nearest ancestor that answers enough of the canaries."""
         canaries = [a.canary for a in asked if a.canary.counts]
         record = live
-        while record.parent is not None:
-            record = self._runtime.ledger.resolve(namespace, record.parent)
+        known = {record.name: record for record in self._runtime.ledger.versions(namespace)}
+        while record.parent in known:
+            record = known[record.parent]
             share = _share(await self._ask(namespace, record, canaries))
             if share >= self._runtime.settings.canary_floor:
                 break

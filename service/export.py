@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from adapters.delta import DeltaSum
-from adapters.export import peft_files, probe, truncate
+from adapters.peft_adapter import peft_files, probe, truncate
 from service.runtime import Runtime
 
 

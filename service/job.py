@@ -34,9 +34,11 @@ class Job:
     status: str
     accepted_at: float
     kind: str = "learn"
-    """Or forget."""
+    """Or forget, or collect."""
     exact: bool = False
     """Of forgetting: whether what came after the document is learned anew."""
+    keep: int = 0
+    """Of collecting: how many of the newest versions stay."""
     started_at: float | None = None
     finished_at: float | None = None
     attempts: int = 0
@@ -75,6 +77,7 @@ def job_of(fields: Mapping[str, str]) -> Job:
         accepted_at=float(fields["accepted_at"]),
         kind=fields.get("kind", "learn"),
         exact=bool(fields.get("exact")),
+        keep=int(fields.get("keep", 0)),
         started_at=number("started_at"),
         finished_at=number("finished_at"),
         attempts=int(fields.get("attempts", 0)),

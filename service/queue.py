@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from service import keys
 from service.connection import LONGEST_BLOCK_SECONDS, Client
-from service.errors import KeyReused, NotCancellable, QueueFull, UnknownDocument, UnknownJob
+from service.errors import KeyReused, NotCancellable, QueueFull, UnknownJob
 from service.job import FINAL, JOB_ID, Claim, Job, NewDocument, job_of
 from service.lease import FencedScript
 
@@ -75,31 +75,6 @@ end
 return {'ok', cjson.encode(answer)}
 """
 
-_FORGET = """
-local jobs, document, prefix = unpack(KEYS)
-local id, namespace, document_id, now, exact, limit = unpack(ARGV)
-local learning, forgetting = unpack(redis.call('HMGET', document, 'job', 'forgetting'))
-if not learning then return {'unknown'} end
-if forgetting then
-  local status = redis.call('HGET', prefix .. forgetting, 'status')
-  if status == 'queued' and exact ~= '' then redis.call('HSET', prefix .. forgetting, 'exact', exact) end
-  if status == 'queued' or status == 'running' then return {'ok', forgetting} end
-end
-if redis.call('XLEN', jobs) >= tonumber(limit) then return {'full', redis.call('XLEN', jobs)} end
-local before = prefix .. learning
-if redis.call('HGET', before, 'status') == 'queued' then
-  redis.call('HSET', before, 'status', 'cancelled', 'finished_at', now, 'error', 'forgotten by ' .. id)
-  redis.call('XADD', before .. ':events', '*', 'status', 'cancelled')
-  redis.call('EXPIRE', before .. ':events', 3600)
-end
-redis.call('HSET', document, 'forgetting', id)
-redis.call('HSET', prefix .. id, 'job_id', id, 'namespace', namespace, 'document_id', document_id, 'kind', 'forget',
-  'exact', exact, 'status', 'queued', 'accepted_at', now, 'attempts', 0)
-redis.call('XADD', prefix .. id .. ':events', '*', 'status', 'queued')
-redis.call('XADD', jobs, '*', 'job', id)
-return {'ok', id}
-"""
-
 _START = """
 local _, job, events = unpack(KEYS)
 local status = redis.call('HGET', job, 'status')
@@ -154,7 +129,6 @@ class JobQueue:
     def __init__(self, redis: Client, max_depth: int) -> None:
         self._redis, self._max_depth = redis, max_depth
         self._accept = redis.register_script(_ACCEPT)
-        self._forget = redis.register_script(_FORGET)
         self._cancel = redis.register_script(_CANCEL)
         self._start = FencedScript(redis, _START)
         self._end = FencedScript(redis, _END)
@@ -185,7 +159,7 @@ class JobQueue:
                 "text": d.text,
                 "sha256": d.sha256,
                 "metadata": json.dumps(d.metadata),
-                "job_id": _new_id(),
+                "job_id": new_id(),
             }
             for d in wanted
         ]
@@ -199,22 +173,6 @@ class JobQueue:
         if answer[0] == "reused":
             raise KeyReused("this Idempotency-Key was used with another body")
         return [await self.read(job_id) for job_id in json.loads(answer[1])]
-
-    async def forget(self, namespace: str, document_id: str, exact: bool) -> Job:
-        """Queue a job that takes a document back; the same one while it has not ended. What was not learned yet will not be.
-
-        Raises:
-            UnknownDocument: there is none.
-            QueueFull: more would wait than may.
-        """
-        names = [keys.jobs(namespace), keys.document(namespace, document_id), keys.job("")]
-        wanted = [_new_id(), namespace, document_id, time.time(), "1" if exact else "", self._max_depth]
-        outcome, *found = await self._forget(keys=names, args=wanted)
-        if outcome == "unknown":
-            raise UnknownDocument(f"namespace {namespace!r} has no document {document_id!r}", param="document_id")
-        if outcome == "full":
-            raise QueueFull(f"{found[0]} jobs are waiting in namespace {namespace!r}; try again later", retry_after=5)
-        return await self.read(found[0])
 
     async def read(self, job_id: str) -> Job:
         """One job.
@@ -330,5 +288,6 @@ class JobQueue:
         return str(await self._bury(name, claim.token, job_keys, [time.time(), _HOUR, error, keys.GROUP, claim.entry]))
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """Of a job."""
     return f"job-{uuid.uuid4().hex[:20]}"

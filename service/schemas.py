@@ -146,6 +146,15 @@ class CanariesIn(_Body):
     namespace: str = "default"
 
 
+class CollectIn(_Body):
+    """Body of POST /versions/collect."""
+
+    keep: int = Field(ge=1, le=1_000_000)
+    namespace: str = "default"
+    dry_run: bool = False
+    wait: float = Field(0, ge=0, le=600, strict=False)
+
+
 class RollbackIn(_Body):
     """Body of POST /versions/rollback."""
 

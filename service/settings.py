@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     """How long running requests wait, about, for prompts that are read beside them, before each goes on by a token."""
     resident_versions: int = Field(4, ge=2)
     """Versions whose weights are kept in memory beside the base model."""
+    keep_versions: int | None = Field(None, ge=1)
+    """Newest versions of a namespace that stay, beside the live one and what they are made of; None: all."""
     snapshot_every: int = Field(64, ge=0)
     """Versions of one chain after which their sum is written to disk, so that a start need not add them up; 0: never."""
     explain_cache_mb: int = Field(256, ge=0)

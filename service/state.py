@@ -10,6 +10,7 @@ from service.canaries import Canaries
 from service.connection import Client
 from service.documents import Documents
 from service.ledger import Ledger
+from service.orders import Orders
 from service.queue import JobQueue
 from service.settings import Settings
 
@@ -20,6 +21,7 @@ class State:
 
     redis: Client
     queue: JobQueue
+    orders: Orders
     ledger: Ledger
     documents: Documents
     canaries: Canaries
@@ -28,9 +30,11 @@ class State:
     @staticmethod
     def open(redis: Client, settings: Settings, writer: str) -> "State":
         """writer: as of `VersionStore`. Nothing is read yet."""
+        queue = JobQueue(redis, settings.max_queue)
         return State(
             redis,
-            JobQueue(redis, settings.max_queue),
+            queue,
+            Orders(redis, queue, settings.max_queue),
             Ledger(redis, settings.namespaces),
             Documents(redis),
             Canaries(redis, settings.max_canaries),

@@ -1,6 +1,7 @@
-"""Withdraw the versions that know a document, and remove its text: one script. The keys are in `keys.py`.
+"""Withdraw versions, and remove the text of a document that they know: one script. The keys are in `keys.py`.
 
-Covered: the ledger's side of forgetting. Not covered: the version without it (`forgetting.py`), the files of those withdrawn.
+Covered: the ledger's side of forgetting and of retention. Not covered: which versions
+(`forgetting.py`, `retention.py`), their files.
 """
 
 import json
@@ -33,7 +34,7 @@ for _, gone in ipairs(cjson.decode(names)) do
   redis.call('HDEL', versions, gone)
   if redis.call('GET', shadow) == gone then redis.call('DEL', shadow) end
 end
-redis.call('SADD', doomed, 'texts')
+if id ~= '' then redis.call('SADD', doomed, 'texts') end
 for _, digest in ipairs(cjson.decode(digests)) do redis.call('SADD', doomed, digest) end
 local last, jobs, forgetting = unpack(redis.call('HMGET', document, 'job', 'jobs', 'forgetting'))
 local taken = forgetting ~= status[3]  -- its name, by a text that came later

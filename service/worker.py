@@ -1,7 +1,8 @@
 """Claim -> learn -> checkpoint -> publish -> acknowledge.
 
 A job is acknowledged only after its version is on disk and published, so a crash anywhere before that means learning it
-again, and a crash after it means finding it ended (`keys.py`). Redis being away is waited out; it never counts as an attempt.
+again, and a crash after it means finding it ended (`keys.py`). Redis being away and a full disk are waited out; they never count as
+attempts.
 Every so many versions a snapshot of the chain is written beside the next document's learning; a crash there costs only time.
 
 Of several workers on one namespace one learns, and the others wait for its lease (`lease.py`). A worker that finds itself outdated
@@ -36,6 +37,7 @@ from service.job import Claim, Job
 from service.lease import Lease
 from service.metrics import Metrics
 from service.residency import Residency
+from service.retention import surplus
 from service.settings import Settings
 from service.state import State
 from service.turns import Turns
@@ -45,6 +47,12 @@ CONSUMER = "learner"
 """One name across restarts and machines, so that a worker finds what the one before it held."""
 BETWEEN_TRIES_SECONDS = 1.0
 """To take the leases of others."""
+
+DISK_PATIENCE_SECONDS = 5.0
+"""Between tries to write a version where there is no room for one."""
+
+COLLECT_EVERY = 16
+"""Versions between two times that those are dropped which need not be kept."""
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -65,7 +73,7 @@ class Worker:
     ) -> None:
         """residency: of the engine in this process; None: whoever serves is elsewhere, and hears of versions from the ledger."""
         self._queue, self._ledger, self._documents, self._store = state.queue, state.ledger, state.documents, state.store
-        self._canaries, self._lease, self._residency = state.canaries, lease, residency
+        self._orders, self._canaries, self._lease, self._residency = state.orders, state.canaries, lease, residency
         self._learner, self._turns, self._metrics, self._settings = learner, turns, metrics, settings
         self._shadow = settings.publish == "shadow"
         self._forgetting, self._withdraw = Forgetting(state, learner), Withdrawal(state.redis, state.ledger)
@@ -134,10 +142,17 @@ class Worker:
         if job.attempts > self._settings.max_attempts:
             await self._bury(claim, f"gave up after {job.attempts - 1} attempts")
             return
+        do = {"learn": self._learn, "forget": self._forget, "collect": self._collect}[job.kind]
         try:
-            do = self._learn if job.kind == "learn" else self._forget
-            while not await do(claim):
-                log.info("the alias moved meanwhile: beginning again on top of what is served now", job_id=job.job_id)
+            while not self._stopping.is_set():
+                try:
+                    if await do(claim):
+                        return
+                    log.info("the alias moved meanwhile: beginning again on top of what is served now", job_id=job.job_id)
+                except OSError as error:  # of the disk, not of this document: nothing is lost while it waits
+                    log.error("the data directory cannot be written, waiting", job_id=job.job_id, error=str(error))
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._stopping.wait(), DISK_PATIENCE_SECONDS)
         except (CorruptCheckpoint, Fenced):
             raise  # of ours, not of this document: nothing can be learned on top of it, or not by this worker
         except AdapterError as error:
@@ -188,6 +203,24 @@ class Worker:
         await self._patiently(lambda: self._queue.acknowledge(claim))
         self._metrics.updates.labels("forgotten").inc()
         self._metrics.operation.labels("forget").observe(time.perf_counter() - started)
+        return True
+
+    async def _collect(self, claim: Claim) -> bool:
+        """Drop versions that need not be kept. Returns whether what was served then still was when they were dropped."""
+        job = claim.job
+        if job.version is None:
+            live = self._ledger.resolve(job.namespace)
+            found = await asyncio.to_thread(surplus, self._ledger, self._store, job.namespace, job.keep)
+            report = {"versions": len(found.names), "removed": len(found.digests), "bytes": found.bytes}
+            wanted = Wanted(live, None, None, found.names, found.digests)
+            try:
+                await self._patiently(lambda: self._withdraw(claim, wanted, report))
+            except AliasMoved:
+                return False
+        await self._heads.saved()
+        await self._patiently(lambda: self._forgetting.sweep(job.namespace))
+        await self._patiently(lambda: self._queue.end(claim, "succeeded"))
+        await self._patiently(lambda: self._queue.acknowledge(claim))
         return True
 
     async def _withdraw_versions(self, claim: Claim) -> None:
@@ -242,6 +275,9 @@ class Worker:
             lambda: self._ledger.publish(claim, version, head.record, report, learned.weights, served=not self._shadow)
         )
         self._metrics.operation.labels("publish").observe(time.perf_counter() - started)
+        keep = self._settings.keep_versions
+        if keep is not None and record.number % COLLECT_EVERY == 0 and len(self._ledger.versions(job.namespace)) > keep + 1:
+            await self._patiently(lambda: self._orders.collect(job.namespace, keep))
         self._metrics.updates.labels("succeeded").inc()
         assert learned.report.drift is not None
         self._metrics.drift.labels("held_out").set(learned.report.drift.kl)

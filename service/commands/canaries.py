@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from service.client import Client
 from service.commands.common import LOCAL, AsJson, Url, err, out, reported
@@ -75,8 +76,8 @@ def _show(found: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
         return
-    table = Table("id", "prompt", "answer", "counts", "holds now")
+    table = Table(Column("id", no_wrap=True), "prompt", "answer", "counts", "holds now")
     marks = {True: "yes", False: "no", None: ""}
     for one in found:
-        table.add_row(one["id"], one["prompt"], one["answer"], marks[one["counts"]], marks[one.get("holds")])
+        table.add_row(one["id"], escape(one["prompt"]), escape(one["answer"]), marks[one["counts"]], marks[one.get("holds")])
     out.print(table)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.client import Client, ServerRefused
 from service.commands.common import LOCAL, AsJson, Url, err, out, reported
@@ -36,7 +36,7 @@ def list_(
     if as_json:
         sys.stdout.write(json.dumps(letters) + "\n")
         return
-    table = Table("job", "document", "given up", "attempts", "error")
+    table = Table(Column("job", no_wrap=True), "document", "given up", "attempts", "error")
     for letter in letters:
         when = datetime.fromtimestamp(letter["buried_at"]).astimezone().isoformat(" ", "seconds")
         table.add_row(letter["job_id"], letter["document_id"], when, str(letter["attempts"]), escape(letter["error"]))

@@ -1,13 +1,14 @@
-"""`infold versions | diff | rollback`: what was learned, what lies between, and which of it answers."""
+"""`infold versions | diff | rollback | collect`: what was learned, what lies between, which of it answers, and what may go."""
 
 import json
 import sys
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from service.client import Client
-from service.commands.common import LOCAL, AsJson, Url, out, reported
+from service.commands.common import LOCAL, AsJson, Url, err, out, reported
 
 app = typer.Typer()
 
@@ -56,3 +57,24 @@ def rollback(version: str, url: Url = LOCAL, namespace: str = "default", expecte
     body = {"to": version, "namespace": namespace} | ({"expected": expected} if expected else {})
     with reported():
         out.print(f"{Client(url).post('/versions/rollback', body)['version']} answers now")
+
+
+@app.command()
+def collect(
+    keep: Annotated[int, typer.Option(help="Newest versions that stay, beside the live one.")],
+    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
+    url: Url = LOCAL,
+    namespace: str = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Drop old versions, and what nothing is made of any more."""
+    body = {"keep": keep, "namespace": namespace, "dry_run": dry_run, "wait": 600}
+    with reported(), err.status("collecting"):
+        found = Client(url).post("/versions/collect", body)
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    gone = found if dry_run else found["report"]
+    versions = len(gone["versions"]) if dry_run else gone["versions"]
+    verb = "would be dropped" if dry_run else "dropped"
+    out.print(f"{versions} versions and {gone['removed']} directories ({gone['bytes']} bytes) {verb}")

@@ -30,7 +30,7 @@ async def forget(
 ) -> dict[str, Any]:  # fmt: skip
     """Take a document back; with `exact`, by learning anew what came after it. With `wait`, as in POST /learn."""
     runtime.ledger.check(namespace)
-    job = await runtime.queue.forget(namespace, document_id, exact)
+    job = await runtime.state.orders.forget(namespace, document_id, exact)
     if wait:
         [job], ended = await until_live(runtime, [job], wait)
         if ended:

@@ -7,8 +7,9 @@ from fastapi import APIRouter, Query, Response
 
 from service.difference import difference
 from service.export import export
-from service.routes.common import RuntimeOf
-from service.schemas import ExportIn, RollbackIn, version_out
+from service.retention import surplus
+from service.routes.common import RuntimeOf, until_live
+from service.schemas import CollectIn, ExportIn, RollbackIn, job_out, version_out
 
 router = APIRouter()
 
@@ -41,6 +42,19 @@ async def export_version(runtime: RuntimeOf, version: str, body: ExportIn) -> Re
         archive = await asyncio.to_thread(export, runtime, body.namespace, version, body.rank)
     named = {"Content-Disposition": f'attachment; filename="{body.namespace}-{version}.zip"'}
     return Response(archive, media_type="application/zip", headers=named)
+
+
+@router.post("/versions/collect")
+async def collect(runtime: RuntimeOf, body: CollectIn, response: Response) -> dict[str, Any]:
+    """Drop all but the newest versions, and what nothing is made of any more; with `dry_run`, only say what that would be."""
+    runtime.ledger.check(body.namespace)
+    if body.dry_run:
+        found = await asyncio.to_thread(surplus, runtime.ledger, runtime.store, body.namespace, body.keep)
+        return {"versions": list(found.names), "removed": len(found.digests), "bytes": found.bytes}
+    job = await runtime.state.orders.collect(body.namespace, body.keep)
+    [job], ended = await until_live(runtime, [job], body.wait) if body.wait else ([job], False)
+    response.status_code = 200 if ended else 202
+    return job_out(job)
 
 
 @router.post("/versions/rollback")

@@ -15,6 +15,7 @@ from service.job import Claim, NewDocument
 from service.lease import Lease
 from service.ledger import Ledger
 from service.metrics import Metrics
+from service.orders import Orders
 from service.queue import JobQueue
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +34,11 @@ async def queue(client: Client) -> JobQueue:
 @pytest.fixture
 def documents(client: Client) -> Documents:
     return Documents(client)
+
+
+@pytest.fixture
+def orders(client: Client, queue: JobQueue) -> Orders:
+    return Orders(client, queue, 100)
 
 
 async def claimed(queue: JobQueue) -> Claim:
@@ -96,31 +102,31 @@ async def test_only_texts_that_were_learned_and_are_still_there_are_given_to_be_
     assert await documents.texts(NS, ["doc"]) == [None]
 
 
-async def test_what_is_not_there_cannot_be_forgotten(queue: JobQueue) -> None:
+async def test_what_is_not_there_cannot_be_forgotten(orders: Orders) -> None:
     with pytest.raises(UnknownDocument):
-        await queue.forget(NS, "none", exact=False)
+        await orders.forget(NS, "none", exact=False)
 
 
-async def test_forgetting_is_one_job_until_it_has_ended_and_may_be_asked_to_be_exact(queue: JobQueue) -> None:
+async def test_forgetting_is_one_job_until_it_has_ended_and_may_be_asked_to_be_exact(queue: JobQueue, orders: Orders) -> None:
     await queue.accept(NS, [NewDocument("doc", "text", "sha")])
-    first = await queue.forget(NS, "doc", exact=False)
+    first = await orders.forget(NS, "doc", exact=False)
     assert (first.kind, first.status, first.exact) == ("forget", "queued", False)
-    again = await queue.forget(NS, "doc", exact=True)
+    again = await orders.forget(NS, "doc", exact=True)
     assert (again.job_id, again.exact) == (first.job_id, True)
-    assert (await queue.forget(NS, "doc", exact=False)).exact, "what was asked for stays"
+    assert (await orders.forget(NS, "doc", exact=False)).exact, "what was asked for stays"
 
 
-async def test_a_document_that_waits_is_not_learned_once_it_is_to_be_forgotten(queue: JobQueue) -> None:
+async def test_a_document_that_waits_is_not_learned_once_it_is_to_be_forgotten(queue: JobQueue, orders: Orders) -> None:
     [job] = await queue.accept(NS, [NewDocument("doc", "text", "sha")])
-    forgetting = await queue.forget(NS, "doc", exact=False)
+    forgetting = await orders.forget(NS, "doc", exact=False)
     assert (await queue.read(job.job_id)).status == "cancelled"
     claim = await queue.claim({NS: 1}, "learner", 0.01)
     assert claim is None or claim.job.job_id == forgetting.job_id
 
 
-async def test_a_text_that_is_posted_again_meanwhile_is_a_new_document(queue: JobQueue, client: Client) -> None:
+async def test_a_text_that_is_posted_again_meanwhile_is_a_new_document(queue: JobQueue, orders: Orders, client: Client) -> None:
     [before] = await queue.accept(NS, [NewDocument("doc", "text", "sha")])
-    await queue.forget(NS, "doc", exact=False)
+    await orders.forget(NS, "doc", exact=False)
     [after] = await queue.accept(NS, [NewDocument("doc", "text", "sha")])
     assert after.job_id != before.job_id
     assert await client.hget(keys.document(NS, "doc"), "forgetting") is None
@@ -131,4 +137,4 @@ async def test_a_full_queue_takes_no_job_that_forgets(client: Client) -> None:
     small = JobQueue(client, max_depth=1)
     await small.accept(NS, [NewDocument("doc", "text", "sha")])
     with pytest.raises(QueueFull):
-        await small.forget(NS, "doc", exact=False)
+        await Orders(client, small, 1).forget(NS, "doc", exact=False)

@@ -30,6 +30,7 @@ from service.job import Job, NewDocument
 from service.lease import Lease
 from service.ledger import Ledger
 from service.metrics import Metrics
+from service.orders import Orders
 from service.queue import JobQueue
 from service.residency import Residency
 from service.settings import Settings
@@ -62,7 +63,15 @@ class Bench:
     @property
     def worker(self) -> Worker:
         """A new one, as after a restart."""
-        state = State(self.client, self.queue, self.ledger, self.documents, Canaries(self.client, 100), self.store)
+        state = State(
+            self.client,
+            self.queue,
+            Orders(self.client, self.queue, 100),
+            self.ledger,
+            self.documents,
+            Canaries(self.client, 100),
+            self.store,
+        )
         return Worker(state, self.lease, self.residency, self.learner, self.turns, self.metrics, self.settings)
 
     @property

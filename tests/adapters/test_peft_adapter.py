@@ -13,8 +13,8 @@ from adapters.config import FoldConfig, GuardConfig
 from adapters.curvature import Curvature, DampedCurvature
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Guard
-from adapters.export import nearest, peft_files, probe, truncate
 from adapters.memory import of_answer, remembered
+from adapters.peft_adapter import nearest, peft_files, probe, truncate
 from adapters.workspace import Workspace
 
 MakeWorkspace = Callable[..., Workspace]
