@@ -44,6 +44,10 @@ class Moments:
             outputs[name] = outputs.get(name, 0) + by_input.T @ by_input
         return Moments(inputs, outputs)
 
+    def to(self, device: torch.device) -> "Moments":
+        """The same there."""
+        return Moments({n: m.to(device) for n, m in self.inputs.items()}, {n: m.to(device) for n, m in self.outputs.items()})
+
     def mixed_into(self, curvature: Curvature, share: float) -> Curvature:
         """`curvature` with `share` of each factor replaced by these, scaled to its mean diagonal."""
         return replace(
@@ -51,6 +55,14 @@ class Moments:
             inputs=_mixture(curvature.inputs, self.inputs, share),
             outputs=_mixture(curvature.outputs, self.outputs, share),
         )
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Moments of the first so many lessons of a version."""
+
+    lessons: int
+    moments: Moments
 
 
 def measure_answers(

@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from adapters.answers import Counted
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Drift
 from adapters.durable import checksums, clear_unfinished, discard, finish, save_tensors, writing
@@ -226,15 +227,30 @@ class VersionStore:
             memories += lessons
         return total, memories
 
+    def counted(self, digest: str | None, base: str) -> Counted | None:
+        """What the metric had counted of the first memories that `rebuild` gives, when the nearest snapshot was written."""
+
+        def usable(of: str, base: str) -> str | None:
+            return None if self.snapshots.chain(of, base) is None else of
+
+        nearest, _ = self._from_snapshot(digest, base, usable)  # even if it has none: what has one may be very far back
+        return None if nearest is None else self.snapshots.counted(nearest, base)
+
     def write_snapshot(
-        self, digest: str, base: str, total: DeltaSum, memories: Sequence[Memory], needed: Iterable[str | None] = ()
+        self,
+        digest: str,
+        base: str,
+        total: DeltaSum,
+        memories: Sequence[Memory],
+        counted: Counted | None = None,
+        needed: Iterable[str | None] = (),
     ) -> None:
-        """Keep what `rebuild` gives of `digest`, and remove all but the newest snapshots of its chain.
+        """Keep what `rebuild` and `counted` give of `digest`, and remove all but the newest snapshots of its chain.
 
         needed: further versions, the nearest snapshot of each of which must stay.
         """
         chain = self.lineage(digest, base)
-        self.snapshots.write(digest, base, Snapshot(tuple(chain), total.totals, memories))
+        self.snapshots.write(digest, base, Snapshot(tuple(chain), total.totals, memories, counted))
         saved = self.snapshots.digests()
         nearest = {self._walk(other, saved)[0] for other in needed}
         older = [link for link in chain if link in saved][:-KEPT]

@@ -5,8 +5,8 @@ where their answers are decided (`answers.py`) makes folds keep out of each othe
 the diagonal Fisher information of earlier tasks.
 
 Lessons are counted in blocks, at the base weights, so that the metric is a function of the base model and the lessons alone: the
-same after a restart, and for each namespace its own. A ready metric holds three matrices for each of the base model's two, so
-only a few are kept; namespaces beyond that are counted anew at each document of theirs.
+same after a restart, which may give back what was counted before it, and for each namespace its own. A ready metric holds three
+matrices for each of the base model's two, so only a few are kept; further namespaces are counted anew at each document of theirs.
 
 Covered: blocks, a few metrics kept ready. Not covered: the mixture (`answers.py`), inverses (`curvature.py`).
 """
@@ -14,7 +14,7 @@ Covered: blocks, a few metrics kept ready. Not covered: the mixture (`answers.py
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapters.answers import Moments, measure_answers
+from adapters.answers import Counted, Moments, measure_answers
 from adapters.config import CurvatureConfig, FoldConfig
 from adapters.curvature import Curvature, DampedCurvature
 from adapters.memory import Memory
@@ -61,8 +61,27 @@ class Metric:
             moments = known.moments
             for start in range(len(known.lessons), len(counted), block):
                 moments = measure_answers(self._workspace, counted[start : start + block], moments)
-            mixed = moments.mixed_into(self._curvature, self._config.learned)
-            known = _Ready(counted, moments, DampedCurvature(mixed, self._fold, self._workspace.base.device))
+            known = self._made(counted, moments)
+        self._keep(known)
+        return known.damped
+
+    def counted(self, lessons: Sequence[Memory]) -> Counted | None:
+        """What has been counted of `lessons`, for `resume`; None: nothing."""
+        ready = [r for r in self._ready if r.lessons == tuple(lessons[: len(r.lessons)])]
+        longest = max(ready, key=lambda r: len(r.lessons), default=None)
+        return None if longest is None else Counted(len(longest.lessons), longest.moments)
+
+    def resume(self, lessons: Sequence[Memory], counted: Counted) -> None:
+        """Go on from what was counted of the first of `lessons`, if it is of this model's layers and of whole blocks."""
+        layers = self._curvature.inputs.keys()
+        whole = 0 < counted.lessons <= len(lessons) and counted.lessons % self._config.block == 0
+        if whole and counted.moments.inputs.keys() == counted.moments.outputs.keys() == layers and self._config.learned > 0:
+            self._keep(self._made(tuple(lessons[: counted.lessons]), counted.moments.to(self._workspace.base.device)))
+
+    def _made(self, lessons: tuple[Memory, ...], moments: Moments) -> _Ready:
+        mixed = moments.mixed_into(self._curvature, self._config.learned)
+        return _Ready(lessons, moments, DampedCurvature(mixed, self._fold, self._workspace.base.device))
+
+    def _keep(self, known: _Ready) -> None:
         others = [r for r in self._ready if r.lessons != known.lessons[: len(r.lessons)]]
         self._ready = [known, *others][:READY]
-        return known.damped

@@ -23,9 +23,6 @@ from adapters.drift import Guard
 from adapters.memory import Memory, remembered
 from adapters.workspace import Workspace
 
-_ASKED_AT_ONCE = 64
-"""Memories in one forward pass."""
-
 
 @dataclass(frozen=True)
 class Residual:
@@ -77,10 +74,7 @@ def nearest(change: Tensor, inner: Tensor, outer: Tensor, rank: int) -> tuple[Te
 def probe(workspace: Workspace, guard: Guard, memories: Sequence[Memory], weights: Mapping[str, Tensor]) -> Probes:
     """Measure `weights`, which are left installed."""
     workspace.install(weights)
-    right = sum(
-        sum(remembered(workspace, memories[first : first + _ASKED_AT_ONCE])) for first in range(0, len(memories), _ASKED_AT_ONCE)
-    )
-    return Probes(guard.held_out_kl(), right / len(memories) if memories else 1.0)
+    return Probes(guard.held_out_kl(), sum(remembered(workspace, memories)) / len(memories) if memories else 1.0)
 
 
 def peft_files(workspace: Workspace, delta: Delta) -> dict[str, bytes]:

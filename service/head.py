@@ -13,8 +13,8 @@ import structlog
 from adapters.checkpoint import VersionStore
 from adapters.delta import DeltaSum
 from adapters.errors import CorruptCheckpoint
+from adapters.learner import Learner
 from adapters.memory import Memory
-from adapters.workspace import Workspace
 from service.ledger import Ledger, VersionRecord
 
 log = structlog.get_logger()
@@ -41,9 +41,10 @@ class Head:
 class Heads:
     """Those of all namespaces of one worker."""
 
-    def __init__(self, ledger: Ledger, store: VersionStore, workspace: Workspace, every: int) -> None:
+    def __init__(self, ledger: Ledger, store: VersionStore, learner: Learner, every: int) -> None:
         """every: how many versions a snapshot may lack; 0: none is written."""
-        self._ledger, self._store, self._workspace, self._every = ledger, store, workspace, every
+        self._ledger, self._store, self._every = ledger, store, every
+        self._workspace, self._metric = learner.workspace, learner.metric
         self._heads: dict[str, Head] = {}
         self._saving: asyncio.Task[None] | None = None
 
@@ -53,6 +54,9 @@ class Heads:
         if head is None or head.record.name != record.name:
             base = self._workspace.base.digest
             total, memories = self._store.rebuild(record.digest, base, self._workspace.base_weights)
+            counted = self._store.counted(record.digest, base)
+            if counted is not None:
+                self._metric.resume(memories, counted)
             head = self._heads[namespace] = Head(record, total, memories, self._store.behind(record.digest, base))
         return head
 
@@ -80,9 +84,9 @@ class Heads:
         assert head.record.digest is not None, "the base model is behind nothing"
         served = self._served()
         head.behind, lacked = 0, head.behind
-        base = self._workspace.base.digest
+        of, counted = (head.record.digest, self._workspace.base.digest), self._metric.counted(head.memories)
         try:
-            await asyncio.to_thread(self._store.write_snapshot, head.record.digest, base, head.total, head.memories, needed=served)
+            await asyncio.to_thread(self._store.write_snapshot, *of, head.total, head.memories, counted, served)
         except (OSError, CorruptCheckpoint) as error:
             log.warning("no snapshot was written: the next start takes longer", versions=lacked, error=str(error))
 

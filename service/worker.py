@@ -80,7 +80,7 @@ class Worker:
         self._tried = -math.inf
         self._known: dict[str, int] = {}
         """Under which tokens the ledger was read."""
-        self._heads = Heads(state.ledger, state.store, learner.workspace, settings.snapshot_every)
+        self._heads = Heads(state.ledger, state.store, learner, settings.snapshot_every)
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()

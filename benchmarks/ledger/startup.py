@@ -41,7 +41,7 @@ def start(data: Path, log: Path) -> dict[str, float]:
             server.wait_until("/readyz", part)
             seconds[stage] = time.perf_counter() - begun
         posted = time.perf_counter()
-        job = server.post("/learn", {"text": _DOCUMENT, "id": f"new-{time.time_ns()}", "wait": 600})["jobs"][0]
+        job = server.post("/learn", {"text": _DOCUMENT, "id": f"new-{time.time_ns()}", "wait": 100})["jobs"][0]
         assert job["status"] == "succeeded", job
         seconds["first_document"] = time.perf_counter() - posted
     finally:

@@ -25,6 +25,7 @@ from adapters.targets import find_targets
 from adapters.workspace import Workspace
 from service.connection import Client, connect
 from service.job import NewDocument
+from service.learning import make_learner
 from service.lease import Lease
 from service.metrics import Metrics
 from service.settings import load_settings
@@ -66,22 +67,22 @@ class Made:
 
 
 class DrawnLearner:
-    """In place of a learner: two or three lessons and a delta of rank 2 for each document, whatever it says."""
+    """In place of a learner: two or three lessons and a delta of rank 2 for each document, counted as real ones are."""
 
-    def __init__(self, base: BaseModel, seed: int = 0) -> None:
-        targets = find_targets(base.model)
-        self.workspace = Workspace(base, targets)
+    def __init__(self, real: Learner, seed: int = 0) -> None:
+        self.workspace, self.metric = real.workspace, real.metric
         self.times: list[float] = []
         """When each document came."""
         self._rng, self._generator = random.Random(seed), torch.Generator().manual_seed(seed)
-        self._vocabulary = len(base.tokenizer)
+        self._vocabulary = len(real.workspace.base.tokenizer)
 
     def learn(
         self, document: str, current: DeltaSum, memories: Sequence[Memory] = (), turn: int = 0, canaries: Sequence[Memory] = ()
     ) -> Learned:
         """As `Learner.learn`."""
-        del memories, turn, canaries
+        del turn, canaries
         self.times.append(time.perf_counter())
+        self.metric.after(memories)
         delta, total = self._delta(), current.copy()
         total.add(delta)
         fold = FoldReport(2.1, 0.4, -1.6, -1.7, 0.0012, 2, True)
@@ -125,7 +126,7 @@ async def _fill(url: str, data_dir: Path, base: BaseModel, documents: int, names
     redis = connect(url)
     state = State.open(redis, settings, "synthetic")
     queue, ledger = state.queue, state.ledger
-    learner = DrawnLearner(base)
+    learner = DrawnLearner(make_learner(settings, Workspace(base, find_targets(base.model, settings.learn.targets))))
     metrics = Metrics()
     lease = Lease(redis, [namespace], "synthetic", settings.lease_seconds, metrics)
     worker = Worker(state, lease, None, cast(Learner, learner), Turns(), metrics, settings)

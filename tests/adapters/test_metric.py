@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from adapters.answers import measure_answers
+from adapters.answers import Counted, Moments, measure_answers
 from adapters.config import CurvatureConfig, FoldConfig
 from adapters.curvature import Curvature, DampedCurvature
 from adapters.memory import Memory, of_answer
@@ -75,3 +75,31 @@ def test_only_so_many_are_kept_ready_and_a_rollback_is_measured_again(make_metri
     before = metric.after(lessons(4))
     metric.after(lessons(8))
     assert equal(metric.after(lessons(4)), before)
+
+
+def test_what_was_counted_before_a_restart_is_not_counted_again_and_gives_the_same_metric(
+    make_metric: Callable[..., Metric], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown, restarted = make_metric(), make_metric()
+    assert grown.counted(lessons(13)) is None
+    expected = grown.after(lessons(9))
+    counted = grown.counted(lessons(13))
+    assert counted is not None
+    assert counted.lessons == 8
+    restarted.resume(lessons(13), counted)
+    assert equal(restarted.after(lessons(13)), grown.after(lessons(13)))
+    again = make_metric()
+    again.resume(lessons(9), counted)
+    monkeypatch.setattr("adapters.metric.measure_answers", None)
+    assert equal(again.after(lessons(9)), expected)
+    assert grown.counted(lessons(13, first=20)) is None
+
+
+def test_what_was_counted_of_other_layers_or_of_part_of_a_block_is_counted_anew(
+    make_metric: Callable[..., Metric], workspace: Workspace
+) -> None:
+    expected, moments = make_metric().after(lessons(8)), measure_answers(workspace, lessons(4))
+    for wrong in (Counted(4, Moments()), Counted(3, moments), Counted(0, moments), Counted(12, moments)):
+        metric = make_metric()
+        metric.resume(lessons(8), wrong)
+        assert equal(metric.after(lessons(8)), expected)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from adapters.answers import Counted, Moments
 from adapters.checkpoint import KEPT, VersionStore
 from adapters.delta import Delta, DeltaSum
 from adapters.errors import CorruptCheckpoint
@@ -66,8 +67,8 @@ def grow(store: VersionStore, count: int, parent: str | None = None, first: int 
     return digests
 
 
-def save(store: VersionStore, digest: str, weights: dict[str, Tensor], *needed: str) -> None:
-    store.write_snapshot(digest, BASE, *store.rebuild(digest, BASE, weights), needed=needed)
+def save(store: VersionStore, digest: str, weights: dict[str, Tensor], *needed: str, counted: Counted | None = None) -> None:
+    store.write_snapshot(digest, BASE, *store.rebuild(digest, BASE, weights), counted, needed)
 
 
 def same(one: tuple[DeltaSum, list[Memory]], other: tuple[DeltaSum, list[Memory]]) -> bool:
@@ -207,6 +208,30 @@ def test_a_version_that_changes_nothing_has_a_snapshot_too(store: VersionStore, 
     total, memories = store.rebuild(digest, BASE, weights)
     assert (total.totals, memories) == ({}, [])
     assert store.behind(digest, BASE) == 0
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_the_metric_has_counted_comes_back_or_nothing_does(
+    damage: Damage, store: VersionStore, weights: dict[str, Tensor]
+) -> None:
+    digests = grow(store, 4)
+    expected = store.rebuild(digests[-1], BASE, weights)
+    assert store.counted(digests[-1], BASE) is None
+    moments = Moments(
+        {n: torch.randn(c, c) for n, (_, c) in LAYERS.items()}, {n: torch.randn(r, r) for n, (r, _) in LAYERS.items()}
+    )
+    save(store, digests[0], weights)
+    assert store.counted(digests[-1], BASE) is None
+    save(store, digests[2], weights, counted=Counted(5, moments))
+    found = store.counted(digests[-1], BASE)
+    assert found is not None
+    assert found.lessons == 5
+    assert all(torch.equal(found.moments.inputs[n], moments.inputs[n]) for n in LAYERS)
+    assert all(torch.equal(found.moments.outputs[n], moments.outputs[n]) for n in LAYERS)
+    damage(store.root / "snapshots" / digests[2] / "moments.safetensors")
+    assert store.counted(digests[-1], BASE) is None
+    without_versions(store, digests[:3])
+    assert same(store.rebuild(digests[-1], BASE, weights), expected), "the rest of it is whole"
 
 
 def test_no_file_of_a_snapshot_can_hold_code(store: VersionStore, weights: dict[str, Tensor]) -> None:

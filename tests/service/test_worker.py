@@ -13,11 +13,13 @@ import torch
 from conftest import Taught
 from serving import ThreadServer
 
+from adapters.answers import measure_answers
 from adapters.checkpoint import Version, VersionStore
 from adapters.config import LearnConfig
 from adapters.delta import DeltaSum
 from adapters.errors import AdapterError
 from adapters.learner import Learned, Learner
+from adapters.measured import curvature_of
 from adapters.memory import Memory
 from adapters.packed_linear import apply
 from service.canaries import Canaries
@@ -193,8 +195,6 @@ async def test_an_update_over_its_budget_is_rejected_with_its_numbers_and_nothin
     ours, strict = server.runtime.learner, LearnConfig()
     guard = dataclasses.replace(strict.guard, kl_step=1e-12, kl_total=1e-12)
     config = dataclasses.replace(strict, guard=guard)
-    from adapters.measured import curvature_of
-
     curvature = curvature_of(ours.workspace, ours.anchors, server.settings.cache_dir, server.settings.learn.curvature)
     bench = make_bench(Learner(ours.workspace, curvature, ours.anchors, ours.scorer, ours.template, config))
     async with bench.working():
@@ -475,6 +475,36 @@ async def test_every_so_many_versions_their_sum_is_written_and_read_after_a_rest
         await bench.final(await bench.post(facts[4].text, "doc-4"))
         last = bench.ledger.resolve(NS).digest
     assert bench.store.behind(last, base) == 0, "what was missed is made up for after the next version"
+
+
+async def test_what_the_metric_has_counted_is_not_counted_again_after_a_restart(
+    server: ThreadServer, make_bench: Callable[..., Bench], facts: list[Taught], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = server.runtime.learner
+    config = dataclasses.replace(LearnConfig(), curvature=dataclasses.replace(server.settings.learn.curvature, block=1))
+    curvature = curvature_of(ours.workspace, ours.anchors, server.settings.cache_dir, server.settings.learn.curvature)
+
+    def fresh() -> Learner:
+        return Learner(ours.workspace, curvature, ours.anchors, ours.scorer, ours.template, config)
+
+    bench = make_bench(fresh())
+    async with bench.working():
+        for n, fact in enumerate(facts[:2]):
+            await bench.final(await bench.post(fact.text, f"doc-{n}"))
+    counted = bench.store.counted(bench.ledger.resolve(NS).digest, bench.base.digest)
+    assert counted is not None, "of the first document's lessons, when the second was learned"
+    bench.learner, measured = fresh(), []
+
+    def watch(workspace: Any, memories: list[Memory], moments: Any = None) -> Any:
+        measured.extend(memories)
+        return real(workspace, memories, moments)
+
+    real = measure_answers
+    monkeypatch.setattr("adapters.metric.measure_answers", watch)
+    async with bench.working():
+        await bench.final(await bench.post(facts[2].text, "doc-2"))
+        _, lessons = bench.store.rebuild(bench.ledger.versions(NS)[2].digest, bench.base.digest, ours.workspace.base_weights)
+    assert measured == lessons[counted.lessons :]
 
 
 async def test_a_snapshot_that_cannot_be_written_keeps_nobody_from_learning(
