@@ -185,18 +185,28 @@ def test_snapshots_of_unrelated_chains_do_not_meet(store: VersionStore, weights:
     assert store.snapshots.digests() == {theirs[0], *mine[-KEPT:]}
 
 
-def test_a_crash_while_a_snapshot_is_written_changes_nothing(
+def test_a_snapshot_that_cannot_be_written_leaves_nothing_and_changes_nothing(
     store: VersionStore, weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(*_: object) -> None:
-        raise OSError("the power is gone")
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
 
     digests = grow(store, 3)
     expected = store.rebuild(digests[-1], BASE, weights)
     with monkeypatch.context() as broken:
-        broken.setattr(Path, "rename", crash)
-        with pytest.raises(OSError, match="power"):
+        broken.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="full"):
             save(store, digests[1], weights)
+    assert same(store.rebuild(digests[-1], BASE, weights), expected)
+    assert list((store.root / "snapshots").iterdir()) == []
+
+
+def test_what_a_crash_left_of_a_snapshot_is_not_read_and_removed(store: VersionStore, weights: dict[str, Tensor]) -> None:
+    digests = grow(store, 3)
+    expected = store.rebuild(digests[-1], BASE, weights)
+    save(store, digests[1], weights)
+    directory = store.root / "snapshots" / digests[1]
+    directory.rename(directory.with_name(".writing-local-1"))
     assert same(store.rebuild(digests[-1], BASE, weights), expected)
     assert store.clear_unfinished() == 1
     assert list((store.root / "snapshots").iterdir()) == []
