@@ -25,6 +25,7 @@ COMMANDS = [
     ("rollback", "v0"),
     ("export", "v0", "no-such-directory"),
     ("forget", "doc"),
+    ("collect", "--keep", "1"),
     ("canaries", "list"),
     ("dead-letters", "list"),
 ]
@@ -224,21 +225,7 @@ def test_misuse_ends_with_2(arguments: list[str]) -> None:
     "command",
     [
         "",
-        *(
-            "serve",
-            "worker",
-            "learn",
-            "forget",
-            "ask",
-            "blame",
-            "status",
-            "versions",
-            "diff",
-            "rollback",
-            "export",
-            "canaries",
-            "dead-letters",
-        ),
+        *"serve worker learn forget ask blame status versions diff rollback collect export canaries dead-letters".split(),
         *("train-scorer", "doctor"),
     ],
 )
