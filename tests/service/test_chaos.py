@@ -24,7 +24,8 @@ from serving import COMMAND, Http, each_learned_once, eventually, free_port, shu
 from adapters.demo.world import World, document, question
 from service import keys
 
-DOCUMENTS, KILLS = 300, 300
+DOCUMENTS = KILLS = int(os.environ.get("CHAOS_KILLS", "300"))
+"""Both; fewer for a first look."""
 SEED = 17
 AWAY = (httpx2.TransportError, redis.ConnectionError, redis.BusyLoadingError)
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "INFOLD_MAX_ATTEMPTS": "1000"}
