@@ -19,7 +19,7 @@ import httpx2
 import pytest
 import redis
 from conftest import Taught
-from serving import COMMAND, Http, each_learned_once, eventually, free_port, shut_down_valkey, valkey_of, valkey_pid
+from serving import COMMAND, Http, each_learned_once, eventually, finals, free_port, shut_down_valkey, valkey_of, valkey_pid
 
 from adapters.demo.world import World, document, question
 from service import keys
@@ -156,6 +156,7 @@ def test_every_document_is_learned_exactly_once_whatever_is_killed(tmp_path: Pat
         http = client.http
         eventually(lambda: answers(http), 120)
         assert len(client.jobs) == DOCUMENTS
+        eventually(lambda: finals(http, client.jobs), 1800)
         each_learned_once(http, client.jobs)
         published = {version["version"] for version in http.versions()}
         assert {version for _, version, _ in client.answers} <= published
@@ -169,6 +170,7 @@ def test_every_document_is_learned_exactly_once_whatever_is_killed(tmp_path: Pat
     finally:
         fleet.stopping = True
         client.join(60)
+        client.http.close()
         fleet.remove()
 
 
