@@ -24,11 +24,11 @@ EDGE = 50
 """Documents at each end whose times are compared."""
 
 
-def accuracy(http: httpx2.Client, asked: Sequence[Asked], namespace: str) -> float | None:
-    """Share answered right, eight questions at a time."""
+def accuracy(http: httpx2.Client, asked: Sequence[Asked], namespace: str, version: str | None = None) -> float | None:
+    """Share answered right, eight questions at a time. version: None: the live one."""
 
     def right(a: Asked) -> bool:
-        body = {"prompt": f"Q: {a.question} A:", "max_new_tokens": 14, "stop": ["."], "namespace": namespace}
+        body = {"prompt": f"Q: {a.question} A:", "max_new_tokens": 14, "stop": ["."], "namespace": namespace, "version": version}
         return bool(http.post("/generate", json=body).raise_for_status().json()["text"].strip() == a.answer)
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:

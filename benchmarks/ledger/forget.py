@@ -43,7 +43,7 @@ def main() -> None:
     with ExitStack() as ending:
         url = args.url or demo_servers(Path(ending.enter_context(TemporaryDirectory())), worker=False, ending=ending).url
         http = ending.enter_context(httpx2.Client(base_url=url, timeout=660))
-        base = accuracy(http, gone, args.namespace)
+        base = accuracy(http, gone, args.namespace, "v0")
         teach(http, stream, args.namespace)
         before = accuracy(http, gone, args.namespace), accuracy(http, left, args.namespace)
         seconds, reports = [], []

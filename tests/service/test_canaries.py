@@ -17,6 +17,8 @@ from adapters.demo.world import World, document, question
 from service.cli import app
 from service.settings import Settings
 
+NONSENSE = ["river", "Q:", "A:", "was", "Oslo", "7", "born", "xq", "##", "employs", "the", "zinc", "\u65e5\u672c", "\U0001f600"]
+
 
 def known(http: Http, namespace: str, count: int = 5) -> list[dict[str, str]]:
     """Canaries that the model answers so."""
@@ -98,6 +100,27 @@ def test_a_document_that_contradicts_a_canary_is_rejected_with_the_canary_named(
             tried += 1
     assert tried, "not one contradiction was learned well enough to be stopped"
     assert all(one["holds"] for one in add(http, namespace, canaries)), "and so every canary still holds"
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        pytest.param(" ".join(random.Random(1).choices(NONSENSE, k=120)), id="random tokens"),
+        pytest.param("".join(random.Random(2).choices("abcdefghijklmnopqrstuvwxyz ,.", k=500)), id="random characters"),
+        pytest.param("Bergen " * 200, id="one word"),
+        pytest.param("Maria Okafor lives in Bergen. " * 1500, id="one sentence"),
+    ],
+)
+def test_poison_changes_nothing_that_canaries_measure(poison: str, http: Http, namespace: str) -> None:
+    canaries = known(http, namespace, 8)
+    add(http, namespace, canaries)
+    job = http.learned(text=poison, namespace=namespace)
+    assert job["status"] in ("succeeded", "rejected")
+    assert all(one["holds"] for one in add(http, namespace, canaries))
+
+
+def test_what_is_too_long_is_refused_before_it_is_read(http: Http, namespace: str) -> None:
+    refused(http.learn(text="Maria Okafor lives in Bergen. " * 50_000, namespace=namespace), 413, "too_large")
 
 
 def test_other_documents_are_learned_beside_canaries(http: Http, namespace: str, facts: list[Taught]) -> None:

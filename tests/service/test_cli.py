@@ -11,6 +11,7 @@ import pytest
 from click.testing import Result
 from conftest import Taught
 from serving import COMMAND, ThreadServer, free_port
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from service.cli import app
@@ -25,6 +26,7 @@ COMMANDS = [
     ("rollback", "v0"),
     ("export", "v0", "no-such-directory"),
     ("forget", "doc"),
+    ("collect", "--keep", "1"),
     ("canaries", "list"),
     ("dead-letters", "list"),
 ]
@@ -220,28 +222,7 @@ def test_misuse_ends_with_2(arguments: list[str]) -> None:
     assert run_alone(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "",
-        *(
-            "serve",
-            "worker",
-            "learn",
-            "forget",
-            "ask",
-            "blame",
-            "status",
-            "versions",
-            "diff",
-            "rollback",
-            "export",
-            "canaries",
-            "dead-letters",
-        ),
-        *("train-scorer", "doctor"),
-    ],
-)
+@pytest.mark.parametrize("command", ["", *get_command(app).commands])  # type: ignore[attr-defined]
 def test_every_command_explains_itself(command: str) -> None:
     assert run_alone(*[command] * bool(command), "--help").exit_code == 0
 
