@@ -78,6 +78,10 @@ class Past:
         taught = {m.prompt for m in new}
         return [m for m in self._valid(mixed, new) if m.prompt not in taught]
 
+    def standing(self, memories: Iterable[Memory]) -> list[Memory]:
+        """Those whose answers no later lesson has superseded, each once."""
+        return self._valid(memories, ())
+
     def sampled(self, new: Sequence[Memory], count: int) -> list[Memory]:
         """Earlier lessons in rotation, whatever was rehearsed of them: what the guard asks."""
         return self._valid(recall(self._memories, count, self._turn), new)

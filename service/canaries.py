@@ -11,9 +11,16 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+import structlog
+
+from adapters.base_model import BaseModel
+from adapters.errors import InvalidCanary
+from adapters.memory import Memory, of_text
 from service import keys
 from service.connection import Client
 from service.errors import TooManyCanaries
+
+log = structlog.get_logger()
 
 _ADD = """
 local canaries, added = KEYS[1], cjson.decode(ARGV[1])
@@ -89,3 +96,14 @@ class Canaries:
         async with self._redis.pipeline(transaction=True) as pipe:
             count, _ = await pipe.hlen(keys.canaries(namespace)).delete(keys.canaries(namespace)).execute()
         return int(count)
+
+
+def as_memories(base: BaseModel, canaries: Iterable[Canary]) -> list[Memory]:
+    """Canaries as the learner asks them; those left out that this model cannot be asked."""
+    found: list[Memory] = []
+    for canary in canaries:
+        try:
+            found.append(of_text(base, canary.prompt, canary.answer))
+        except InvalidCanary as error:  # it was added to another model
+            log.warning("a canary cannot be asked of this model", canary=canary.id, error=str(error))
+    return found

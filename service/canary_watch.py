@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 from redis.exceptions import RedisError
 
-from adapters.errors import CorruptCheckpoint
+from adapters.errors import CorruptCheckpoint, InvalidCanary
 from adapters.memory import of_text
 from service.answers import begin
 from service.canaries import Canary
@@ -49,6 +49,8 @@ class CanaryWatch:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._seen: dict[str, str] = {}
         """Namespace -> the version that was looked at last."""
+        self._hopeless: dict[str, list[Canary]] = {}
+        """Namespace -> canaries that no earlier version answers, so that it is not searched again for them."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -62,6 +64,9 @@ class CanaryWatch:
                     await self.look(namespace)
                 except (RedisError, ServiceError) as error:  # busy, not ready yet, or Redis is away
                     log.info("the canaries are asked later", namespace=namespace, reason=str(error))
+                    await asyncio.sleep(PATIENCE_SECONDS)
+                except Exception:
+                    log.exception("the canaries could not be asked; it will be tried again", namespace=namespace)
                     await asyncio.sleep(PATIENCE_SECONDS)
 
     async def look(self, namespace: str) -> list[Asked]:
@@ -81,6 +86,8 @@ class CanaryWatch:
     async def _go_back(self, namespace: str, live: VersionRecord, asked: list[Asked]) -> None:
         """Move the alias to the nearest ancestor that answers enough of the canaries."""
         canaries = [a.canary for a in asked if a.canary.counts]
+        if self._hopeless.get(namespace) == canaries:
+            return
         record = live
         known = {record.name: record for record in self._runtime.ledger.versions(namespace)}
         while record.parent in known:
@@ -89,6 +96,7 @@ class CanaryWatch:
             if share >= self._runtime.settings.canary_floor:
                 break
         else:
+            self._hopeless[namespace] = canaries
             log.error("live canaries fell, and no earlier version answers them", namespace=namespace, version=live.name)
             return
         try:
@@ -108,12 +116,16 @@ class CanaryWatch:
 
     async def _ask(self, namespace: str, record: VersionRecord, canaries: list[Canary]) -> list[Asked]:
         held = await asyncio.gather(*(self._holds(namespace, record, canary) for canary in canaries))
-        return [Asked(canary, answered) for canary, answered in zip(canaries, held, strict=True)]
+        return [Asked(canary, answered) for canary, answered in zip(canaries, held, strict=True) if answered is not None]
 
-    async def _holds(self, namespace: str, record: VersionRecord, canary: Canary) -> bool:
-        """Whether greedy decoding at this version begins with the canary's answer."""
+    async def _holds(self, namespace: str, record: VersionRecord, canary: Canary) -> bool | None:
+        """Whether greedy decoding at this version begins with the canary's answer; None: this model cannot be asked that."""
         async with self._slots:
-            memory = await asyncio.to_thread(of_text, self._runtime.base, canary.prompt, canary.answer)
+            try:
+                memory = await asyncio.to_thread(of_text, self._runtime.base, canary.prompt, canary.answer)
+            except InvalidCanary as error:  # it was added to another model
+                log.warning("a canary cannot be asked of this model", canary=canary.id, error=str(error))
+                return None
             room = self._runtime.base.context - len(memory.prompt)
             length = min(len(memory.answer) + 2, room)  # some more, for the same text may be other tokens
             try:

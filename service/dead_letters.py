@@ -31,8 +31,11 @@ local job, events, dead, document, jobs = unpack(KEYS)
 local id, limit = ARGV[1], tonumber(ARGV[2])
 local status, letter = unpack(redis.call('HMGET', job, 'status', 'dead'))
 if not letter then return {'alive', status} end
-local latest = redis.call('HGET', document, 'job')
-if latest ~= id then return {'superseded', latest or ''} end
+local kind = redis.call('HGET', job, 'kind') or 'learn'
+local latest, forgetting = unpack(redis.call('HMGET', document, 'job', 'forgetting'))
+if kind == 'learn' and forgetting then return {'superseded', forgetting} end
+if kind == 'learn' and latest ~= id then return {'superseded', latest or ''} end
+if kind == 'forget' and forgetting ~= id then return {'superseded', latest or ''} end
 local depth = redis.call('XLEN', jobs)
 if depth >= limit then return {'full', tostring(depth)} end
 redis.call('XDEL', dead, letter)
@@ -86,7 +89,7 @@ class DeadLetters:
             args=[job_id, self._max_depth],
         )  # fmt: skip
         if outcome == "superseded":
-            by = f"its text was replaced by job {found!r}" if found else "it is not there any more"
+            by = f"job {found!r} came after it" if found else "it is not there any more"
             raise Superseded(f"document {job.document_id!r} is not learned through job {job_id!r} any more: {by}", param="job_id")
         if outcome == "full":
             raise QueueFull(f"{found} jobs are waiting in namespace {name!r}; try again later", retry_after=5)

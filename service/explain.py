@@ -35,8 +35,8 @@ class Source:
     """A document that raised an answer."""
 
     document_id: str
-    version: str | None
-    """Which learned it; None: that was withdrawn when another document was taken back."""
+    version: str
+    """Which learned it; the one that answered, if that is no more."""
     score: float
     """Nats of the answer's log odds that its delta gives, to first order."""
 
@@ -81,7 +81,7 @@ class Explainer:
         with self._turns.decoding():
             terms = margin_terms(self._workspace, prompt, answer)
         totals: dict[str, float] = {}
-        learned_by: dict[str, str | None] = {}
+        learned_by: dict[str, str] = {}
         links = self._chain(digest)
         for start in range(0, len(links), _BLOCK):
             block = self._block(links[start : start + _BLOCK])
@@ -90,7 +90,7 @@ class Explainer:
             for link, documents, score in zip(block.digests, block.documents, scores, strict=True):
                 for document_id in documents:
                     totals[document_id] = totals.get(document_id, 0.0) + score  # it may have been learned more than once
-                    learned_by[document_id] = names.get(link)
+                    learned_by[document_id] = names.get(link, names[digest])
         best = sorted((d for d in totals if totals[d] > 0), key=lambda d: -totals[d])
         return [Source(d, learned_by[d], totals[d]) for d in best[:MOST_SOURCES]]
 

@@ -17,10 +17,10 @@ import structlog
 from redis.exceptions import ResponseError
 
 from adapters.checkpoint import Version
-from adapters.delta import Delta, DeltaSum
+from adapters.delta import DeltaSum
 from adapters.learner import Learner
 from adapters.memory import Memory
-from adapters.unlearning import Life, ask_after, without
+from adapters.unlearning import Life, take_back, without
 from service import keys
 from service.head import Head
 from service.job import Job
@@ -32,6 +32,7 @@ _TEXTS = "texts"
 _SUM = "snapshot:"
 """Among what is doomed, before the digest of a version of which only the snapshot must go."""
 _REWRITE_SECONDS = 0.05
+_LONGEST_REWRITE_SECONDS = 600
 Note = Callable[[str], None]
 """Called in a thread with the stage that is reached."""
 log = structlog.get_logger()
@@ -51,6 +52,10 @@ class Cut:
     """Digests of all that learned it, in whatever version."""
     withdrawn: tuple[VersionRecord, ...]
     """Versions that contain it."""
+    moved: tuple[str, ...]
+    """Documents that were learned by those, and are in what is served."""
+    lost: tuple[str, ...]
+    """Documents that were learned by those, and are in no other version."""
 
     @property
     def parent(self) -> str | None:
@@ -88,7 +93,7 @@ class Forgetting:
         learned = {v.digest for v in self._store.versions() if document_id in v.documents and v.namespace in (namespace, "")}
         own = [link for link in lineage if link in learned]
         first = lineage.index(own[0]) if own else len(lineage)
-        later = [link for link in lineage[first:] if link not in own and self._store.read(link).documents]
+        later = [link for link in lineage[first:] if link not in own]
         tainted: dict[str | None, bool] = {None: False}
         withdrawn = []
         for record in self._ledger.versions(namespace):
@@ -96,7 +101,12 @@ class Forgetting:
                 withdrawn.append(record)
         mine = {r.digest for r in withdrawn if r.digest is not None}
         gone = {d for d in learned if d in mine or self._store.read(d).namespace == namespace}
-        return Cut(tuple(lineage[:first]), tuple(own), tuple(later), frozenset(gone), tuple(withdrawn))
+        served = set(self._store.learned(link for link in lineage if link not in own))
+        elsewhere = {d for record in self._ledger.versions(namespace) if record not in withdrawn for d in record.documents}
+        theirs = [d for record in withdrawn for d in record.documents if d != document_id]
+        moved = tuple(d for d in theirs if d in served)
+        lost = tuple(d for d in theirs if d not in served and d not in elsewhere)
+        return Cut(tuple(lineage[:first]), tuple(own), tuple(later), frozenset(gone), tuple(withdrawn), moved, lost)
 
     def _contains(self, digest: str | None, learned: set[str], tainted: dict[str | None, bool]) -> bool:
         """Whether a version is made of any of `learned`. tainted: what is known of others, and grows."""
@@ -137,23 +147,28 @@ class Forgetting:
             total, kept = head.total.copy(), without(head.memories, forgotten)
             for link in cut.own:
                 total.remove(self._store.load(link, self._base)[0])
-        asked = ask_after(self._learner.workspace, self._learner.anchors, Life(former, head.total, total), forgotten, kept)
-        report = asdict(asked) | {
+        life, mend = Life(former, head.total, total), bool(cut.own) and not job.exact
+        delta, total, measured = take_back(self._learner, life, forgotten, kept, head.turn, mend)
+        report = asdict(measured) | {
             "exact": job.exact,
             "learned_anew": sum(link not in cut.later for link in links[len(cut.before) :]),
             "versions_withdrawn": len(cut.withdrawn),
+            "lost": list(cut.lost),
             "seconds": {"forget": time.perf_counter() - started},
         }
         version = None
         if cut.own:
-            members = [link for link in links if self._store.read(link).documents]  # the others change nothing
             version = self._store.write(
-                Delta.zero(), [], base=self._base, parent=None, members=members,
+                delta, [], base=self._base, parent=None, members=[link for link in links if self._changes(link)],
                 documents=[], drift=None, created=time.time(), namespace=job.namespace,
             )  # fmt: skip
         removed = cut.gone | set(cut.later) - set(links)
         sums = (f"{_SUM}{record.digest}" for record in cut.withdrawn if record.digest not in removed)
         return Without(version, Head(head.record, total, kept, 0, head.refused), report, (*removed, *sums))
+
+    def _changes(self, link: str) -> bool:
+        """Whether a version is made of what this link adds: not of one that only took a document back."""
+        return bool(self._store.read(link).documents or self._store.load(link, self._base)[0].factors)
 
     def _anew(
         self,
@@ -170,6 +185,8 @@ class Forgetting:
         for number, link in enumerate(later, 1):
             note(f"learning anew {number} of {len(later)}")
             text, before = texts.get(link), self._store.read(link)
+            if not before.documents:
+                continue  # it mended what is learned anew now
             learned = None if text is None else self._learner.learn(text, total, memories, len(links), canaries)
             if learned is None or learned.report.rejection is not None:
                 delta, lessons = self._store.load(link, self._base)
@@ -190,30 +207,37 @@ class Forgetting:
         if not doomed:
             return
         await asyncio.to_thread(self._remove, doomed - {_TEXTS})
-        if _TEXTS in doomed:
-            await self._rewrite_log()
-        await self._redis.srem(keys.doomed(namespace), *doomed)
+        if _TEXTS in doomed and not await self._rewrite_log():
+            doomed.remove(_TEXTS)  # to be tried again with the next one, and after the next start
+        if doomed:
+            await self._redis.srem(keys.doomed(namespace), *doomed)
 
     def _remove(self, doomed: set[str]) -> None:
         self._store.snapshots.remove(one.removeprefix(_SUM) for one in doomed if one.startswith(_SUM))
         self._store.remove(one for one in doomed if not one.startswith(_SUM))
 
-    async def _rewrite_log(self) -> None:
-        """An append-only file keeps what was removed until it is rewritten."""
+    async def _rewrite_log(self) -> bool:
+        """An append-only file keeps what was removed until it is rewritten. Returns whether that is done, or not needed."""
         try:
-            if not (await self._persistence()).get("aof_enabled"):
-                return
-            await self._written()  # one that began before would write down what is gone by now
-            await self._redis.bgrewriteaof()
-            await self._written()
-        except ResponseError as error:
-            log.warning("the store's log could not be rewritten: it may hold the text of what was forgotten", error=str(error))
+            async with asyncio.timeout(_LONGEST_REWRITE_SECONDS):
+                if not (await self._persistence()).get("aof_enabled"):
+                    return True
+                await self._written()  # one that began before would write down what is gone by now
+                await self._redis.bgrewriteaof()
+                if await self._written():
+                    return True
+            reason = "it failed"
+        except (ResponseError, TimeoutError) as error:
+            reason = str(error) or "it takes too long"
+        log.warning("the store's log could not be rewritten: it may hold the text of what was forgotten", reason=reason)
+        return False
 
-    async def _written(self) -> None:
+    async def _written(self) -> bool:
+        """Wait until nothing is being rewritten. Returns whether the last time went well."""
         while True:
             found = await self._persistence()
             if not found.get("aof_rewrite_in_progress") and not found.get("aof_rewrite_scheduled"):
-                return
+                return bool(found.get("aof_last_bgrewrite_status") == "ok")
             await asyncio.sleep(_REWRITE_SECONDS)
 
     async def _persistence(self) -> dict[str, Any]:

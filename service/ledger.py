@@ -73,6 +73,7 @@ return {'ok', name, entry}
 
 _MOVE = """
 local current = redis.call('GET', KEYS[1]) or 'v0'
+if ARGV[1] ~= 'v0' and redis.call('HEXISTS', KEYS[4], ARGV[1]) == 0 then return {'unknown', current, ''} end
 if ARGV[2] ~= '' and current ~= ARGV[2] then return {'moved', current, ''} end
 redis.call('SET', KEYS[1], ARGV[1])
 redis.call('DEL', KEYS[3])
@@ -136,20 +137,26 @@ class Ledger:
                 raise asyncio.CancelledError
             for _, entries in await self._redis.xread({keys.MOVES: self._heard}, block=block) or []:
                 for entry, fields in entries:
-                    namespace, name = fields["namespace"], fields["version"]
-                    if namespace in self._aliases and _entry(entry) > self._moved[namespace]:
-                        text = await self._redis.hget(keys.versions(namespace), name)
-                        if text is None and name != BASE:  # withdrawn since: another comes after it
-                            self._heard = entry
-                            continue
-                        record = self._records[namespace][name] = BASE_RECORD if name == BASE else _record(text)
-                        if not fields.get("served", "1"):
-                            self._shadows[namespace] = name
-                        elif fields.get("served") != STAYS and await arrive(namespace, record):
-                            self._point(namespace, name, entry)
-                    if namespace in self._aliases:
-                        self._lose(namespace, json.loads(fields.get("withdrawn", "[]")))
+                    if fields["namespace"] in self._aliases:
+                        await self._hear(entry, fields, arrive)
                     self._heard = entry
+
+    async def _hear(self, entry: str, fields: dict[str, str], arrive: Callable[[str, VersionRecord], Awaitable[bool]]) -> None:
+        """One move. What was withdrawn with it cannot be asked for from now on; what still answers does until `arrive` returns."""
+        namespace, name, served = fields["namespace"], fields["version"], fields.get("served", "1")
+        answers = self._aliases[namespace]
+        withdrawn = json.loads(fields.get("withdrawn") or "[]")
+        self._lose(namespace, [gone for gone in withdrawn if gone != answers])
+        if served != STAYS and _entry(entry) > self._moved[namespace]:
+            text = await self._redis.hget(keys.versions(namespace), name)
+            if text is not None or name == BASE:  # else it was withdrawn since: another comes after it
+                record = self._records[namespace][name] = BASE_RECORD if text is None else _record(text)
+                if not served:
+                    self._shadows[namespace] = name
+                elif await arrive(namespace, record):
+                    self._point(namespace, name, entry)
+        if answers in withdrawn and self._aliases[namespace] != answers:
+            self._lose(namespace, [answers])
 
     @property
     def namespaces(self) -> Sequence[str]:
@@ -283,8 +290,12 @@ class Ledger:
         """
         record = self.resolve(namespace, to)
         outcome, current, entry = await self._move(
-            keys=[keys.alias(namespace), keys.MOVES, keys.shadow(namespace)], args=[to, expected or "", namespace]
+            keys=[keys.alias(namespace), keys.MOVES, keys.shadow(namespace), keys.versions(namespace)],
+            args=[to, expected or "", namespace],
         )
+        if outcome == "unknown":  # withdrawn, which has not been heard of here yet
+            self._lose(namespace, [to])
+            raise UnknownVersion(f"namespace {namespace!r} has no version {to!r} any more", param="to")
         if outcome == "ok":
             self._point(namespace, current, entry)
         else:

@@ -37,11 +37,11 @@ end
 local answer, fresh, planned = {}, {}, {}
 for _, d in ipairs(wanted) do
   local key = prefix .. d.document_id
-  local known = redis.call('HMGET', key, 'sha256', 'job', 'forgetting')
+  local known = redis.call('HMGET', key, 'sha256', 'job', 'forgetting', 'lost')
   local status = known[2] and redis.call('HGET', 'infold:job:' .. known[2], 'status')
   if planned[d.document_id] and planned[d.document_id].sha256 == d.sha256 then
     table.insert(answer, planned[d.document_id].job_id)
-  elseif known[1] == d.sha256 and not known[3] and status and status ~= 'failed' and status ~= 'cancelled' then
+  elseif known[1] == d.sha256 and not known[3] and not known[4] and status and status ~= 'failed' and status ~= 'cancelled' then
     table.insert(answer, known[2])
   else
     planned[d.document_id] = d
@@ -60,7 +60,7 @@ for _, d in ipairs(fresh) do
     redis.call('EXPIRE', before .. ':events', 3600)
   end
   local jobs_before = redis.call('HGET', prefix .. d.document_id, 'jobs')
-  redis.call('HDEL', prefix .. d.document_id, 'version', 'tokens', 'learned_at', 'forgetting')
+  redis.call('HDEL', prefix .. d.document_id, 'version', 'tokens', 'learned_at', 'forgetting', 'lost')
   redis.call('HSET', prefix .. d.document_id, 'text', d.text, 'sha256', d.sha256, 'metadata', d.metadata,
     'job', d.job_id, 'jobs', (jobs_before and jobs_before .. ' ' or '') .. d.job_id, 'accepted_at', now)
   redis.call('ZADD', documents, now, d.document_id)
@@ -90,6 +90,7 @@ _CANCEL = """
 local status = redis.call('HGET', KEYS[1], 'status')
 if status ~= 'queued' then return status end
 redis.call('HSET', KEYS[1], 'status', 'cancelled', 'finished_at', ARGV[1])
+if redis.call('HGET', KEYS[3], 'forgetting') == ARGV[3] then redis.call('HDEL', KEYS[3], 'forgetting') end
 redis.call('XADD', KEYS[2], '*', 'status', 'cancelled')
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 return 'cancelled'
@@ -191,8 +192,9 @@ class JobQueue:
         Raises:
             NotCancellable: it has.
         """
-        await self.read(job_id)
-        status = await self._cancel(keys=[keys.job(job_id), keys.events(job_id)], args=[time.time(), _HOUR])
+        job = await self.read(job_id)
+        names = [keys.job(job_id), keys.events(job_id), keys.document(job.namespace, job.document_id)]
+        status = await self._cancel(keys=names, args=[time.time(), _HOUR, job_id])
         if status != "cancelled":
             raise NotCancellable(f"job {job_id!r} is {status}")
         return await self.read(job_id)

@@ -23,6 +23,10 @@ class Surplus:
     """Of directories."""
     bytes: int
     """Of those directories."""
+    moved: tuple[str, ...]
+    """Documents that versions which go have learned, and that are in the live one."""
+    lost: tuple[str, ...]
+    """Documents that versions which go have learned, and that are in no other."""
 
 
 def surplus(ledger: Ledger, store: VersionStore, namespace: str, keep: int) -> Surplus:
@@ -36,7 +40,16 @@ def surplus(ledger: Ledger, store: VersionStore, namespace: str, keep: int) -> S
     ours = {version.digest: version.nbytes for version in store.versions() if version.namespace == namespace}
     ours |= {record.digest: record.bytes for record in gone if record.digest is not None}
     digests = tuple(digest for digest in ours if digest not in reachable)
-    return Surplus(tuple(record.name for record in gone), digests, sum(ours[digest] for digest in digests))
+    served = set(store.learned(_reachable(store, [ledger.resolve(namespace).digest])))
+    elsewhere = set(store.learned(reachable))
+    theirs = [document for record in gone for document in record.documents]
+    return Surplus(
+        names=tuple(record.name for record in gone),
+        digests=digests,
+        bytes=sum(ours[digest] for digest in digests),
+        moved=tuple(document for document in theirs if document in served),
+        lost=tuple(document for document in theirs if document not in elsewhere),
+    )
 
 
 def _reachable(store: VersionStore, digests: Iterable[str | None]) -> set[str]:

@@ -16,13 +16,13 @@ _MOST_METADATA_BYTES = 16_384
 def _readable(text: str) -> str:
     """Text that has something in it and can be stored."""
     if not text.strip():
-        raise ValueError("the document is empty")
+        raise ValueError("it is empty")
     if "\0" in text:
-        raise ValueError("the document contains NUL characters; is it a binary file?")
+        raise ValueError("it contains NUL characters; is it a binary file?")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError("the document contains lone surrogates, which are not text") from error
+        raise ValueError("it contains lone surrogates, which are not text") from error
     return text
 
 

@@ -19,7 +19,7 @@ from service.ledger import Ledger, VersionRecord
 
 _WITHDRAW = """
 local _, versions, count, alias, shadow, job, document, documents, moves, doomed = unpack(KEYS)
-local _, expected, record, report, namespace, id, names, digests = unpack(ARGV)
+local _, expected, record, report, namespace, id, names, digests, moved, lost, prefix = unpack(ARGV)
 local status = redis.call('HMGET', job, 'status', 'version', 'job_id')
 if status[1] ~= 'running' or status[2] then return {'done', status[2] or '', ''} end
 local name = redis.call('GET', alias) or 'v0'
@@ -37,6 +37,15 @@ for _, gone in ipairs(cjson.decode(names)) do
   if redis.call('GET', shadow) == gone then redis.call('DEL', shadow) end
 end
 if id ~= '' then redis.call('SADD', doomed, 'texts') end
+for _, other in ipairs(cjson.decode(moved)) do
+  if redis.call('HEXISTS', prefix .. other, 'version') == 1 then redis.call('HSET', prefix .. other, 'version', name) end
+end
+for _, other in ipairs(cjson.decode(lost)) do
+  if redis.call('EXISTS', prefix .. other) == 1 then
+    redis.call('HDEL', prefix .. other, 'version', 'learned_at')
+    redis.call('HSET', prefix .. other, 'lost', '1')
+  end
+end
 for _, digest in ipairs(cjson.decode(digests)) do redis.call('SADD', doomed, digest) end
 local last, jobs, forgetting = unpack(redis.call('HMGET', document, 'job', 'jobs', 'forgetting'))
 local taken = forgetting ~= status[3]  -- its name, by a text that came later
@@ -54,7 +63,7 @@ return {'ok', name, redis.call('XADD', moves, 'MAXLEN', '~', 10000, '*', 'namesp
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Changes:
     """What a withdrawal is to change."""
 
     live: VersionRecord
@@ -67,6 +76,10 @@ class Wanted:
     """Of versions that are no more."""
     digests: Sequence[str]
     """What must be removed from disk after this."""
+    moved: Sequence[str]
+    """Ids of other documents, whose own versions are no more: the one that answers has learned them."""
+    lost: Sequence[str]
+    """Ids of other documents that no version has learned any more: posted again, they are learned again."""
 
 
 class Withdrawal:
@@ -75,7 +88,7 @@ class Withdrawal:
     def __init__(self, redis: Client, ledger: Ledger) -> None:
         self._ledger, self._script = ledger, FencedScript(redis, _WITHDRAW)
 
-    async def __call__(self, claim: Claim, wanted: Wanted, report: dict[str, Any]) -> VersionRecord:
+    async def __call__(self, claim: Claim, wanted: Changes, report: dict[str, Any]) -> VersionRecord:
         """Withdraw, remove the text and the reports of the claimed job's document: all or nothing. It has a version from then on.
 
         Returns the record of the version that answers then. A second time changes nothing.
@@ -97,7 +110,8 @@ class Withdrawal:
             ],
             [
                 wanted.live.name, "" if version is None else json.dumps(asdict(record)), json.dumps(report), namespace,
-                job.document_id, json.dumps(wanted.names), json.dumps(wanted.digests),
+                job.document_id, json.dumps(wanted.names), json.dumps(wanted.digests), json.dumps(wanted.moved),
+                json.dumps(wanted.lost), keys.document(namespace, ""),
             ],
         )  # fmt: skip
         if outcome == "moved":

@@ -25,23 +25,20 @@ import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from adapters.checkpoint import Version
-from adapters.errors import AdapterError, CorruptCheckpoint, InvalidCanary
+from adapters.errors import AdapterError, CorruptCheckpoint
 from adapters.learner import Learned, Learner
-from adapters.memory import Memory, of_text
-from service.canaries import Canary
+from service.canaries import Canary, as_memories
 from service.connection import PATIENCE_SECONDS
 from service.errors import AliasMoved, Fenced
-from service.forgetting import Forgetting, Without
 from service.head import Head, Heads
 from service.job import Claim, Job
 from service.lease import Lease
 from service.metrics import Metrics
 from service.residency import Residency
-from service.retention import surplus
 from service.settings import Settings
 from service.state import State
 from service.turns import Turns
-from service.withdrawal import Wanted, Withdrawal
+from service.upkeep import Upkeep
 
 CONSUMER = "learner"
 """One name across restarts and machines, so that a worker finds what the one before it held."""
@@ -76,11 +73,11 @@ class Worker:
         self._orders, self._canaries, self._lease, self._residency = state.orders, state.canaries, lease, residency
         self._learner, self._turns, self._metrics, self._settings = learner, turns, metrics, settings
         self._shadow = settings.publish == "shadow"
-        self._forgetting, self._withdraw = Forgetting(state, learner), Withdrawal(state.redis, state.ledger)
         self._tried = -math.inf
         self._known: dict[str, int] = {}
         """Under which tokens the ledger was read."""
         self._heads = Heads(state.ledger, state.store, learner, settings.snapshot_every)
+        self._upkeep = Upkeep(state, learner, self._heads, residency, turns, metrics, self._patiently, self._shadow)
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -121,7 +118,10 @@ class Worker:
         if tokens != self._known:
             await self._ledger.load()
             for namespace in tokens:
-                await self._forgetting.sweep(namespace)
+                try:
+                    await self._upkeep.sweep(namespace)
+                except OSError as error:
+                    log.error("what was forgotten could not be removed from disk yet", namespace=namespace, error=str(error))
             self._heads.keep(tokens, self._known)
             self._known = tokens
         return tokens
@@ -139,12 +139,12 @@ class Worker:
     async def _work(self, claim: Claim) -> None:
         """One claimed job. If it is not acknowledged, it is delivered again."""
         job = claim.job
-        if job.attempts > self._settings.max_attempts:
+        if job.kind == "learn" and job.attempts > self._settings.max_attempts:
             await self._bury(claim, f"gave up after {job.attempts - 1} attempts")
             return
-        do = {"learn": self._learn, "forget": self._forget, "collect": self._collect}[job.kind]
         try:
-            while not self._stopping.is_set():
+            do = {"learn": self._learn, "forget": self._upkeep.forget, "collect": self._upkeep.collect}[job.kind]
+            while True:
                 try:
                     if await do(claim):
                         return
@@ -153,6 +153,7 @@ class Worker:
                     log.error("the data directory cannot be written, waiting", job_id=job.job_id, error=str(error))
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._stopping.wait(), DISK_PATIENCE_SECONDS)
+                        return
         except (CorruptCheckpoint, Fenced):
             raise  # of ours, not of this document: nothing can be learned on top of it, or not by this worker
         except AdapterError as error:
@@ -189,82 +190,10 @@ class Worker:
         await self._patiently(lambda: self._queue.acknowledge(claim))
         return True
 
-    async def _forget(self, claim: Claim) -> bool:
-        """Take a document back. Returns whether what was served then was still served when the version without it was ready."""
-        job, started = claim.job, time.perf_counter()
-        if job.version is None:  # else a crash came between that and the end
-            try:
-                await self._withdraw_versions(claim)
-            except AliasMoved:
-                return False
-        await self._heads.saved()  # else it might come back
-        await self._patiently(lambda: self._forgetting.sweep(job.namespace))
-        await self._patiently(lambda: self._queue.end(claim, "succeeded"))
-        await self._patiently(lambda: self._queue.acknowledge(claim))
-        self._metrics.updates.labels("forgotten").inc()
-        self._metrics.operation.labels("forget").observe(time.perf_counter() - started)
-        return True
-
-    async def _collect(self, claim: Claim) -> bool:
-        """Drop versions that need not be kept. Returns whether what was served then still was when they were dropped."""
-        job = claim.job
-        if job.version is None:
-            live = self._ledger.resolve(job.namespace)
-            found = await asyncio.to_thread(surplus, self._ledger, self._store, job.namespace, job.keep)
-            report = {"versions": len(found.names), "removed": len(found.digests), "bytes": found.bytes}
-            wanted = Wanted(live, None, None, found.names, found.digests)
-            try:
-                await self._patiently(lambda: self._withdraw(claim, wanted, report))
-            except AliasMoved:
-                return False
-        await self._heads.saved()
-        await self._patiently(lambda: self._forgetting.sweep(job.namespace))
-        await self._patiently(lambda: self._queue.end(claim, "succeeded"))
-        await self._patiently(lambda: self._queue.acknowledge(claim))
-        return True
-
-    async def _withdraw_versions(self, claim: Claim) -> None:
-        """Answer from a version without the document, and from none with it."""
-        job, live = claim.job, self._ledger.resolve(claim.job.namespace)
-        cut = await asyncio.to_thread(self._forgetting.cut, job.namespace, job.document_id, live)
-        texts = await self._patiently(lambda: self._forgetting.texts(job.namespace, cut)) if job.exact else {}
-        canaries = await self._patiently(lambda: self._canaries.counted(job.namespace))
-        loop = asyncio.get_running_loop()
-
-        def note(stage: str) -> None:
-            asyncio.run_coroutine_threadsafe(self._queue.note(job, stage), loop)
-
-        def leave_out() -> Without:
-            head, asked = self._heads.of(job.namespace, live), self._memories(canaries)
-            with self._turns.learning():
-                return self._forgetting.leave_out(job, head, cut, texts, asked, note)
-
-        made = await asyncio.to_thread(leave_out)
-        if made.version is not None and self._residency is not None:
-            self._residency.install(made.version.digest, made.head.total.weights())
-        wanted = Wanted(live, made.version, cut.parent, [record.name for record in cut.withdrawn], made.doomed)
-        made.head.record = record = await self._patiently(lambda: self._withdraw(claim, wanted, made.report))
-        self._heads.put(job.namespace, made.head)
-        if self._residency is not None:
-            await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
-        self._metrics.show_version(job.namespace, record.name)
-        if made.version is not None:
-            await self._heads.write_snapshot(made.head)
-
     def _run_learner(self, text: str, head: Head, canaries: Sequence[Canary]) -> Learned:
-        asked = self._memories(canaries)
+        asked = as_memories(self._learner.workspace.base, canaries)
         with self._turns.learning():
             return self._learner.learn(text, head.total, head.memories, head.turn, asked)
-
-    def _memories(self, canaries: Sequence[Canary]) -> list[Memory]:
-        """Canaries as the learner asks them."""
-        found: list[Memory] = []
-        for canary in canaries:
-            try:
-                found.append(of_text(self._learner.workspace.base, canary.prompt, canary.answer))
-            except InvalidCanary as error:  # it was added to another model
-                log.warning("a canary cannot be asked of this model", canary=canary.id, error=str(error))
-        return found
 
     async def _publish(self, claim: Claim, head: Head, learned: Learned, report: dict[str, Any]) -> None:
         """Version to disk and into memory, then flip the alias: the first request after that runs on it."""

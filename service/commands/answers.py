@@ -63,5 +63,5 @@ def blame(
         return
     table = Table("document", "version", "score (nats)")
     for source in sources:
-        table.add_row(source["document_id"], source["version"] or "", f"{source['score']:.2f}")
+        table.add_row(source["document_id"], source["version"], f"{source['score']:.2f}")
     out.print(table)

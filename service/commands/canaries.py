@@ -56,7 +56,10 @@ def remove(
 
 
 def _read(name: str) -> list[dict[str, Any]]:
-    text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ServiceError(f"{name} is not UTF-8 text: {error}") from error
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():

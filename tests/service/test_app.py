@@ -254,7 +254,7 @@ def test_a_body_that_cannot_be_learned_is_refused_and_nothing_is_queued(http: Ht
 def test_the_field_at_fault_is_named(http: Http) -> None:
     error = refused(http.learn(documents=[{"text": "fine"}, {"text": ""}]), 400, "invalid_request")
     assert error["param"] == "documents.1.text"
-    assert "the document is empty" in error["message"]
+    assert "it is empty" in error["message"]
 
 
 def test_a_form_is_not_json(http: Http) -> None:

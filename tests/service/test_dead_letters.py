@@ -297,7 +297,7 @@ def test_http_refuses_a_document_whose_text_was_replaced(quiet: Quiet) -> None:
     job = quiet.buried()
     quiet.http.learn(text="It snowed.", id="doc", namespace=quiet.namespace).raise_for_status()
     error = refused(quiet.http.post(f"/dead-letters/{job}/retry"), 409, "superseded")
-    assert "replaced" in error["message"]
+    assert "came after it" in error["message"]
 
 
 def test_the_command_lists_them(quiet: Quiet) -> None:
