@@ -7,9 +7,11 @@ These are SAPT's pseudo-samples (Zhao et al. 2024), found by what they share wit
 Covered: sampling, nearness, files. Not covered: keeping them (`reflection.py`).
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -146,11 +148,9 @@ def _answered(workspace: Workspace, template: ViewTemplate, questions: Sequence[
 
 def _bags(memories: Sequence[Memory]) -> Tensor:
     """(N, BUCKETS) float32: which tokens each question holds."""
-    return torch.stack([_bag(m.prompt) for m in memories]) if memories else torch.zeros(0, BUCKETS)
-
-
-@lru_cache(maxsize=1 << 14)
-def _bag(prompt: tuple[int, ...]) -> Tensor:
-    bag = torch.zeros(BUCKETS)
-    bag[[token % BUCKETS for token in set(prompt)]] = 1.0
-    return bag
+    if not memories:
+        return torch.zeros(0, BUCKETS)
+    prompts = [m.prompt for m in memories]
+    tokens = torch.frombuffer(array("q", chain.from_iterable(prompts)), dtype=torch.int64)
+    rows = torch.arange(len(prompts)).repeat_interleave(torch.tensor([len(prompt) for prompt in prompts]))
+    return torch.zeros(len(prompts) * BUCKETS).index_fill_(0, rows * BUCKETS + tokens % BUCKETS, 1.0).view(-1, BUCKETS)

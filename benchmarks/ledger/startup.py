@@ -25,11 +25,11 @@ from benchmarks.serving.servers import Command, Server
 
 _ENDS = 500
 """Documents at either end that are compared."""
-_DOCUMENT = "Zelkan Ottimar lives in Bergen. It rained."
+_CITIES = ("Bergen", "Warsaw", "Lisbon", "Oslo", "Vienna", "Prague")
 
 
-def start(data: Path, log: Path) -> dict[str, float]:
-    """Seconds of one start, to each of its stages. The server is ended."""
+def start(data: Path, log: Path, number: int) -> dict[str, float]:
+    """Seconds of one start, to each of its stages, of which the last is to learn what it has not before. The server is ended."""
     begun = time.perf_counter()
     server = Server(
         Command("infold", (str(Path(sys.executable).with_name("infold")), "serve", "--port", "{port}", "--data-dir", str(data))),
@@ -40,8 +40,8 @@ def start(data: Path, log: Path) -> dict[str, float]:
         for stage, part in (("ready", "ready"), ("learning", '"learning":true')):
             server.wait_until("/readyz", part)
             seconds[stage] = time.perf_counter() - begun
-        posted = time.perf_counter()
-        job = server.post("/learn", {"text": _DOCUMENT, "id": f"new-{time.time_ns()}", "wait": 100})["jobs"][0]
+        text, posted = f"Zelkan Ottimar lives in {_CITIES[number % len(_CITIES)]}. It rained.", time.perf_counter()
+        job = server.post("/learn", {"text": text, "id": f"new-{time.time_ns()}", "wait": 100})["jobs"][0]
         assert job["status"] == "succeeded", job
         seconds["first_document"] = time.perf_counter() - posted
     finally:
@@ -89,7 +89,7 @@ def main() -> None:
             print(json.dumps({"what": "made"} | made_of(made)), flush=True)
         for number in range(args.rounds):
             for what, directory, found in (("empty", Path(scratch) / f"empty-{number}", empty), ("full", data, full)):
-                found.append(start(directory, Path(scratch) / "log"))
+                found.append(start(directory, Path(scratch) / "log", number))
                 print(json.dumps({"what": what, "round": number} | found[-1]), flush=True)
         print(json.dumps({"what": "medians", "empty": medians(empty), "full": medians(full)}))
 

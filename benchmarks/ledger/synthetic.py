@@ -34,7 +34,7 @@ from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
 from service.worker import Worker
 
-_RANK, _SCALE = 2, 1e-6
+_RANK, _SCALE = 2, 3e-4
 _AT_ONCE = 50
 """Documents accepted before the worker has learned them."""
 _WORDS = (
