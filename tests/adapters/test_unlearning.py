@@ -41,9 +41,20 @@ class Taught:
         assert self.lessons, "the document was learned"
         learner.workspace.install(self.full.weights())
         assert all(remembered(learner.workspace, self.lessons))
-        row = learner.workspace.base.encode("Q: Where was Jon Vik born? A:")
-        (answer,) = continue_rows(learner.workspace, [row], 2, [0.0])
-        self.other = of_answer(row, answer)
+        self.other = self.unmoved()
+
+    def unmoved(self) -> Memory:
+        """A question that is answered alike with and without the document."""
+        workspace = self.learner.workspace
+        for prompt in ("Q: Where was Jon Vik born? A:", "Mira Holm", "x", "Q: Who? A:", "Graz", "News: Lund"):
+            row = workspace.base.encode(prompt)
+            answers = []
+            for total in (self.base, self.full):
+                workspace.install(total.weights())
+                answers += continue_rows(workspace, [row], 2, [0.0])
+            if answers[0] == answers[1] and len(answers[0]) == 2:
+                return of_answer(row, answers[0])
+        raise AssertionError("the document changed every answer")
 
     def take_back(self, without: DeltaSum, mend: bool) -> tuple[Delta, DeltaSum, ForgetReport]:
         return take_back(self.learner, Life(self.base, self.full, without), self.lessons, [self.other], 2, mend)
