@@ -86,14 +86,18 @@ class Worker:
         """Work until `stop`, on whatever no other worker writes."""
         async with self._lease.kept():
             while not self._stopping.is_set():
+                self._idle.clear()  # before anything is claimed: `stop` waits for what was
                 try:
-                    claim = await self._patiently(self._claim)
+                    claim = await self._claim()
+                    self._metrics.redis_up.set(1)
                     if claim is not None:
-                        self._idle.clear()
                         await self._work(claim)
                         self._heads.save(claim.job.namespace)
                 except Fenced as error:  # neither acknowledged nor failed: it is for whoever holds the lease now
                     self._lease.drop(error.namespace)
+                except RedisError as error:
+                    self._idle.set()  # nothing runs, so nobody need wait for it
+                    await self._wait_for_redis(error)
                 finally:
                     self._idle.set()
 
@@ -259,6 +263,9 @@ class Worker:
                 self._metrics.redis_up.set(1)
                 return answer
             except RedisError as error:
-                self._metrics.redis_up.set(0)
-                log.warning("redis does not answer, waiting", error=str(error))
-                await asyncio.sleep(PATIENCE_SECONDS)
+                await self._wait_for_redis(error)
+
+    async def _wait_for_redis(self, error: RedisError) -> None:
+        self._metrics.redis_up.set(0)
+        log.warning("redis does not answer, waiting", error=str(error))
+        await asyncio.sleep(PATIENCE_SECONDS)
