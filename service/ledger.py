@@ -95,6 +95,8 @@ class Ledger:
         self._aliases = dict.fromkeys(namespaces, BASE)
         self._shadows: dict[str, str] = {}
         """What was learned last in the shadow of what is served."""
+        self._leaving: dict[str, set[str]] = {}
+        """What was withdrawn, and answers until something has come in its place."""
         self._moved = dict.fromkeys(namespaces, _entry("0"))
         """Where in the stream of moves each alias stands: what was heard late must not move it back."""
         self._heard, self._following = "0", False
@@ -144,9 +146,9 @@ class Ledger:
     async def _hear(self, entry: str, fields: dict[str, str], arrive: Callable[[str, VersionRecord], Awaitable[bool]]) -> None:
         """One move. What was withdrawn with it cannot be asked for from now on; what still answers does until `arrive` returns."""
         namespace, name, served = fields["namespace"], fields["version"], fields.get("served", "1")
-        answers = self._aliases[namespace]
-        withdrawn = json.loads(fields.get("withdrawn") or "[]")
-        self._lose(namespace, [gone for gone in withdrawn if gone != answers])
+        gone = self._leaving.setdefault(namespace, set())
+        gone |= set(json.loads(fields.get("withdrawn") or "[]"))
+        self._lose(namespace, gone - {self._aliases[namespace]})
         if served != STAYS and _entry(entry) > self._moved[namespace]:
             text = await self._redis.hget(keys.versions(namespace), name)
             if text is not None or name == BASE:  # else it was withdrawn since: another comes after it
@@ -155,8 +157,8 @@ class Ledger:
                     self._shadows[namespace] = name
                 elif await arrive(namespace, record):
                     self._point(namespace, name, entry)
-        if answers in withdrawn and self._aliases[namespace] != answers:
-            self._lose(namespace, [answers])
+        self._lose(namespace, gone - {self._aliases[namespace]})
+        gone &= {self._aliases[namespace]}
 
     @property
     def namespaces(self) -> Sequence[str]:
