@@ -34,11 +34,6 @@ class Asked:
     canary: Canary
     held: bool
 
-    @property
-    def fell(self) -> bool:
-        """Whether it was answered once, and is no more."""
-        return self.canary.counts and not self.held
-
 
 class CanaryWatch:
     """Looks after the live versions of one server."""

@@ -3,7 +3,7 @@
 Kept are the live version, the shadow, the newest ones, and whatever these are made of. A version that goes loses its name; its
 directory stays as long as a kept one is made of it, for every document's delta is needed to take that document back.
 
-Covered: the choice. Not covered: carrying it out (`worker.py`, by `withdrawal.py`).
+Covered: the choice. Not covered: carrying it out (`upkeep.py`).
 """
 
 from collections.abc import Iterable

@@ -29,7 +29,7 @@ from adapters.errors import AdapterError, CorruptCheckpoint
 from adapters.learner import Learned, Learner
 from service.canaries import Canary, as_memories
 from service.connection import PATIENCE_SECONDS
-from service.errors import AliasMoved, Fenced
+from service.errors import AliasMoved, Fenced, QueueFull
 from service.head import Head, Heads
 from service.job import Claim, Job
 from service.lease import Lease
@@ -191,8 +191,16 @@ class Worker:
                 await self._publish(claim, head, learned, report)
             except AliasMoved:
                 return False
+            await self._order_collection(job.namespace)
         await self._patiently(lambda: self._queue.acknowledge(claim))
         return True
+
+    async def _order_collection(self, namespace: str) -> None:
+        """Every so many versions, if there are more than are to be kept."""
+        keep, records = self._settings.keep_versions, self._ledger.versions(namespace)
+        if keep is not None and records[-1].number % COLLECT_EVERY == 0 and len(records) > keep + 1:
+            with contextlib.suppress(QueueFull):  # there will be a next time
+                await self._patiently(lambda: self._orders.collect(namespace, keep))
 
     def _run_learner(self, text: str, head: Head, canaries: Sequence[Canary]) -> Learned:
         asked = as_memories(self._learner.workspace.base, canaries)
@@ -208,9 +216,6 @@ class Worker:
             lambda: self._ledger.publish(claim, version, head.record, report, learned.weights, served=not self._shadow)
         )
         self._metrics.operation.labels("publish").observe(time.perf_counter() - started)
-        keep = self._settings.keep_versions
-        if keep is not None and record.number % COLLECT_EVERY == 0 and len(self._ledger.versions(job.namespace)) > keep + 1:
-            await self._patiently(lambda: self._orders.collect(job.namespace, keep))
         self._metrics.updates.labels("succeeded").inc()
         assert learned.report.drift is not None
         self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
