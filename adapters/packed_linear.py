@@ -26,26 +26,27 @@ def packable(layer: nn.Module) -> TypeGuard[nn.Linear]:
     return layer.weight.device.type == "cpu" and layer.weight.dtype in (torch.float32, torch.bfloat16)
 
 
-def pack(weight: Tensor) -> Tensor:
-    """A weight (d_out, d_in) in the fast layout: opaque, good for `apply` alone."""
-    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        weight = weight.float()
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
-    return packed
+class PackedWeight:
+    """A weight (d_out, d_in) in the fast layout; with its own rows beside it where those are faster for a row or two."""
 
+    def __init__(self, weight: Tensor) -> None:
+        rows = weight.detach()
+        computed = rows.float() if rows.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported() else rows
+        self._rows = None if computed is rows else rows
+        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(computed.contiguous(), _ROWS)
 
-def unpack(weight: Tensor) -> Tensor:
-    """A weight in either layout, in rows: the very numbers that are served."""
-    return weight.to_dense() if weight.is_mkldnn else weight
+    @property
+    def rows(self) -> Tensor:
+        """(d_out, d_in): the very numbers that are served."""
+        return self._packed.to_dense() if self._rows is None else self._rows
 
-
-def apply(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """x @ weight.T + bias, in the dtype of x, for a weight in either layout."""
-    if not weight.is_mkldnn:
-        return nn.functional.linear(x, weight, bias)
-    bias = None if bias is None else bias.to(weight.dtype)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, bias, "none", [], "")
-    return out.to(x.dtype)
+    def apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x @ weight.T + bias, (..., d_in) to (..., d_out), in the dtype of x."""
+        if self._rows is not None and x.numel() <= _FEW * x.shape[-1]:
+            return nn.functional.linear(x, self._rows, bias)
+        bias = None if bias is None else bias.to(self._packed.dtype)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self._packed.dtype), self._packed, bias, "none", [], "")
+        return out.to(x.dtype)
 
 
 class PackedLinear(nn.Module):
@@ -54,7 +55,7 @@ class PackedLinear(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.layer = layer
-        self.packed = pack(layer.weight)
+        self._weight = PackedWeight(layer.weight)
 
     @property
     def bias(self) -> Tensor | None:
@@ -63,10 +64,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) to (..., d_out)."""
-        if x.dtype != self.packed.dtype and x.numel() <= _FEW * x.shape[-1]:
-            out: Tensor = self.layer(x)
-            return out
-        return apply(self.packed, x, self.bias)
+        return self._weight.apply(x, self.bias)
 
 
 def pack_linears(model: nn.Module) -> None:

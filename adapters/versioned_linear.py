@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from adapters.packed_linear import PackedLinear, apply, pack, unpack
+from adapters.packed_linear import PackedLinear, PackedWeight
 from adapters.targets import Targets
 
 BASE = "v0"
@@ -25,7 +25,7 @@ class VersionedLinear(nn.Module):
     def __init__(self, base: nn.Module, table: "VersionTable") -> None:
         super().__init__()
         self.base = base
-        self.resident: dict[str, Tensor] = {}
+        self.resident: dict[str, Tensor | PackedWeight] = {}
         self._table = [table]  # in a list, so that nn.Module does not take it for a child
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,15 +49,19 @@ class VersionedLinear(nn.Module):
             return out
         bias = self.base.bias
         assert bias is None or isinstance(bias, Tensor)
-        return apply(weight, x, bias)
+        return weight.apply(x, bias) if isinstance(weight, PackedWeight) else nn.functional.linear(x, weight, bias)
 
     def hold(self, version: str, weight: Tensor) -> None:
         """Keep the weight (d_out, d_in) of a version, laid out as the base layer's, so that the same kernel computes both."""
         if isinstance(self.base, PackedLinear):
-            weight = pack(weight)
-        elif isinstance(self.base, Conv1D):
-            weight = weight.T.contiguous().T
-        self.resident[version] = weight
+            self.resident[version] = PackedWeight(weight)
+        else:
+            self.resident[version] = weight.T.contiguous().T if isinstance(self.base, Conv1D) else weight
+
+    def weight(self, version: str) -> Tensor:
+        """The weight (d_out, d_in) of a resident version."""
+        held = self.resident[version]
+        return held.rows if isinstance(held, PackedWeight) else held
 
 
 class VersionTable:
@@ -87,7 +91,7 @@ class VersionTable:
 
     def weights(self, version: str) -> dict[str, Tensor]:
         """Target weights (d_out, d_in) of a resident version, as they are served; not to be changed."""
-        return {name: unpack(layer.resident[version]) for name, layer in self._layers.items()}
+        return {name: layer.weight(version) for name, layer in self._layers.items()}
 
     def retire(self, version: str) -> None:
         """Drop a version; no row may name it any more."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from adapters.base_model import BaseModel
-from adapters.packed_linear import PackedLinear, apply, pack, pack_linears, packable, unpack
-from adapters.targets import DOWN_PROJECTIONS
+from adapters.packed_linear import PackedLinear, PackedWeight, pack_linears, packable
+from adapters.targets import DOWN_PROJECTIONS, Targets
 from adapters.versioned_linear import BASE, VersionTable
 from adapters.workspace import Workspace
 
@@ -32,8 +32,7 @@ def test_a_packed_layer_is_the_layer(shape: tuple[int, ...], bias: bool, dtype: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_unpacked_weight_is_the_weight(dtype: torch.dtype) -> None:
     weight = torch.randn(40, 24, dtype=dtype)
-    assert torch.equal(unpack(pack(weight)).to(dtype), weight)
-    assert unpack(weight) is weight
+    assert torch.equal(PackedWeight(weight).rows.to(dtype), weight)
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -43,10 +42,17 @@ def test_for_a_row_or_two_of_bfloat16_the_layers_own_weights_are_read(rows: int)
     assert torch.equal(PackedLinear(layer)(x), layer(x))
 
 
-def test_a_weight_in_rows_is_applied_as_ever() -> None:
-    weight, x = torch.randn(6, 4), torch.randn(3, 4)
-    assert torch.equal(apply(weight, x, None), x @ weight.T)
-    torch.testing.assert_close(apply(pack(weight), x, None), x @ weight.T)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_for_a_row_or_two_a_versions_own_weights_are_read_too(rows: int) -> None:
+    layer = nn.Linear(24, 40, dtype=torch.bfloat16).requires_grad_(False)
+    model = nn.Sequential(layer)
+    pack_linears(model)
+    table = VersionTable(model, Targets("", 0, ("0",)))
+    weight, x = torch.randn(40, 24, dtype=torch.bfloat16), torch.randn(rows, 24, dtype=torch.bfloat16)
+    table.install("v1", {"0": weight})
+    table.route(["v1"] * rows)
+    assert torch.equal(model(x), nn.functional.linear(x, weight, layer.bias))
+    assert torch.equal(table.weights("v1")["0"], weight)
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(2, 2, dtype=torch.float64), nn.Conv1d(1, 1, 1), nn.Linear(2, 2, device="meta")])

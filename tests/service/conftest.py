@@ -22,6 +22,9 @@ from adapters.config import CurvatureConfig, LearnConfig
 from adapters.demo import MODEL_PATH
 from adapters.demo.world import World, document, question
 from service.connection import Client, connect
+from service.lease import Lease
+from service.metrics import Metrics
+from service.queue import JobQueue
 from service.settings import Settings
 from service.valkey import EmbeddedValkey
 
@@ -85,6 +88,15 @@ async def client(flushed: str) -> AsyncIterator[Client]:
     connected = connect(flushed)
     yield connected
     await connected.aclose()
+
+
+@pytest.fixture
+async def queue(client: Client) -> JobQueue:
+    """Of the namespaces `default` and `other`, which worker `worker` may write with token 1."""
+    queue = JobQueue(client, max_depth=100)
+    await queue.prepare(["default", "other"])
+    await Lease(client, ["default", "other"], "worker", 60, Metrics()).take()
+    return queue
 
 
 @pytest.fixture(scope="session")

@@ -3,17 +3,19 @@
 import json
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Taught, learn_one
-from serving import Http, ThreadServer, eventually, refused, serving
+from serving import Http, ThreadServer, eventually, refused, serving, valkey_of
 from typer.testing import CliRunner
 
 from adapters.config import CurvatureConfig, GuardConfig, LearnConfig
 from adapters.demo.world import World, document, question
+from service import keys
+from service.canaries import Canary
 from service.cli import app
 from service.settings import Settings
 
@@ -143,6 +145,19 @@ def test_a_canary_counts_once_it_holds(http: Http, namespace: str, facts: list[T
     assert not one["counts"]
     http.post("/versions/rollback", json={"to": "v1", "namespace": namespace}).raise_for_status()
     eventually(lambda: listed(http, namespace)[0]["counts"])
+    assert http.metric("infold_canary_accuracy_ratio", namespace=namespace) == 1
+
+
+def test_a_canary_that_this_model_cannot_be_asked_does_not_keep_the_others(
+    server: ThreadServer, http: Http, namespace: str, facts: list[Taught]
+) -> None:
+    """It was added to a model with a longer context, on the same store."""
+    bad = Canary("word " * 600, "x", counts=True)
+    with valkey_of(server.settings.data_dir) as store:
+        store.hset(keys.canaries(namespace), bad.id, json.dumps(asdict(bad)))
+    added = add(http, namespace, known(http, namespace, 2))
+    assert [one["holds"] for one in added if one["prompt"] != bad.prompt] == [True, True]
+    learn_one(http, namespace, facts)
     assert http.metric("infold_canary_accuracy_ratio", namespace=namespace) == 1
 
 

@@ -19,6 +19,7 @@ from service.errors import NotADeadLetter, QueueFull, Superseded, UnknownJob
 from service.job import Claim, Job, NewDocument
 from service.lease import Lease
 from service.metrics import Metrics
+from service.orders import Orders
 from service.queue import JobQueue
 from service.settings import Settings
 
@@ -176,6 +177,19 @@ class TestInRedis:
                 await change(job.job_id)
             with pytest.raises(UnknownJob):
                 await change(NO_JOB)
+
+    async def test_taking_a_document_back_is_tried_again_unless_it_is_a_new_document_by_now(self, bench: Bench) -> None:
+        orders = Orders(bench.client, bench.queue, 3)
+        await bench.post("doc")
+        await bench.queue.end(await bench.claim(), "succeeded")
+        job = await orders.forget(NS, "doc", exact=True)
+        await bench.queue.bury(await bench.claim(), "it broke")
+        tried = await bench.letters.retry(job.job_id)
+        assert (tried.status, tried.kind, tried.exact, tried.error) == ("queued", "forget", True, None)
+        await bench.queue.bury(await bench.claim(), "it broke again")
+        await bench.post("doc")
+        with pytest.raises(Superseded):
+            await bench.letters.retry(job.job_id)
 
     async def test_a_full_queue_takes_none_back(self, bench: Bench) -> None:
         job = await bench.buried()

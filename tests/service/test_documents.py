@@ -12,23 +12,13 @@ from service.connection import Client
 from service.documents import Documents
 from service.errors import QueueFull, UnknownDocument
 from service.job import Claim, NewDocument
-from service.lease import Lease
 from service.ledger import Ledger
-from service.metrics import Metrics
 from service.orders import Orders
 from service.queue import JobQueue
 
 pytestmark = pytest.mark.anyio
 NS, OTHER = "default", "other"
 TOKENS = [("Oslo", 1.0), (".", 0.0)]
-
-
-@pytest.fixture
-async def queue(client: Client) -> JobQueue:
-    queue = JobQueue(client, max_depth=100)
-    await queue.prepare([NS, OTHER])
-    await Lease(client, [NS, OTHER], "worker", 60, Metrics()).take()
-    return queue
 
 
 @pytest.fixture
@@ -131,6 +121,19 @@ async def test_a_text_that_is_posted_again_meanwhile_is_a_new_document(queue: Jo
     assert after.job_id != before.job_id
     assert await client.hget(keys.document(NS, "doc"), "forgetting") is None
     assert (await client.hget(keys.document(NS, "doc"), "jobs") or "").split() == [before.job_id, after.job_id]
+
+
+async def test_what_is_not_to_be_forgotten_after_all_is_a_document_as_before(
+    queue: JobQueue, orders: Orders, client: Client
+) -> None:
+    claim = await claimed(queue)
+    await queue.end(claim, "succeeded")
+    forgetting = await orders.forget(NS, "doc", exact=False)
+    assert (await queue.cancel(forgetting.job_id)).status == "cancelled"
+    assert await client.hget(keys.document(NS, "doc"), "forgetting") is None
+    [again] = await queue.accept(NS, [NewDocument("doc", "text of doc", "doc", {"by": "me"})])
+    assert (again.job_id, again.status) == (claim.job.job_id, "succeeded"), "it is not learned a second time"
+    assert (await orders.forget(NS, "doc", exact=False)).job_id != forgetting.job_id
 
 
 async def test_a_full_queue_takes_no_job_that_forgets(client: Client) -> None:

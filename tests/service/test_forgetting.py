@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import torch
 from conftest import Taught
-from serving import Http, ThreadServer, refused, serving
+from serving import Http, ThreadServer, eventually, refused, serving
 from typer.testing import CliRunner
 
 from service.cli import app
@@ -89,6 +89,31 @@ def test_a_document_that_is_not_in_what_is_served_is_taken_out_of_what_is_not(
     job = forget(http, "doc-1", namespace)
     assert job["version"] == jobs[0]["version"] == http.live(namespace), "what is served stays"
     assert [v["version"] for v in http.versions(namespace)] == ["v0", jobs[0]["version"]]
+
+
+def test_a_document_that_only_what_is_withdrawn_knew_is_named_and_can_be_learned_again(
+    http: Http, namespace: str, facts: list[Taught]
+) -> None:
+    jobs = teach(http, namespace, facts, 3)
+    http.post("/versions/rollback", json={"to": jobs[0]["version"], "namespace": namespace}).raise_for_status()
+    job = forget(http, "doc-1", namespace)
+    assert job["report"]["lost"] == ["doc-2"]
+    again = http.learned(text=facts[2].text, id="doc-2", namespace=namespace)
+    assert (again["status"], again["job_id"] != jobs[2]["job_id"]) == ("succeeded", True)
+    assert answer(http, namespace, facts[2]) == facts[2].answer
+
+
+def test_in_the_shadow_such_a_document_is_learned_again_by_itself(
+    tmp_path: Path, settings_for: Callable[..., Settings], facts: list[Taught]
+) -> None:
+    with serving(settings_for(tmp_path / "data", publish="shadow")) as server:
+        http = server.http
+        teach(http, "default", facts, 3)
+        assert forget(http, "doc-1")["report"]["lost"] == ["doc-2"]
+        last = eventually(lambda: [v for v in http.versions() if v["documents"] == ["doc-2"]])[0]
+        assert answer(http, "default", facts[2], version=last["version"]) == facts[2].answer
+        assert answer(http, "default", facts[1], version=last["version"]) != facts[1].answer
+        assert http.live() == "v0"
 
 
 def test_documents_are_taken_back_one_after_the_other_in_any_order(http: Http, namespace: str, facts: list[Taught]) -> None:

@@ -16,23 +16,13 @@ from service import keys
 from service.connection import Client
 from service.errors import AliasMoved, UnknownNamespace, UnknownVersion
 from service.job import Claim, NewDocument
-from service.lease import Lease
 from service.ledger import Ledger, VersionRecord
-from service.metrics import Metrics
 from service.queue import JobQueue
 
 pytestmark = pytest.mark.anyio
 NS, OTHER = "default", "other"
 TOKENS = [("Oslo", 1.0), (".", 0.0)]
 REPORT: dict[str, Any] = {"views": ["Q: Where? A: Oslo."], "seconds": {}}
-
-
-@pytest.fixture
-async def queue(client: Client) -> JobQueue:
-    queue = JobQueue(client, max_depth=100)
-    await queue.prepare([NS, OTHER])
-    await Lease(client, [NS, OTHER], "worker", 60, Metrics()).take()
-    return queue
 
 
 @pytest.fixture
