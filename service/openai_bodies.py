@@ -18,7 +18,7 @@ MOST_CHOICES = 128
 class _Strict(BaseModel):
     """Refuses fields that nobody reads, and by name those that OpenAI reads and infold does not."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
     UNSUPPORTED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """Fields, and those of their values that ask for nothing."""
 
