@@ -139,7 +139,9 @@ def test_every_expression_uses_metrics_and_labels_that_the_server_exports() -> N
 
 
 def test_every_bucket_that_an_expression_names_is_a_bucket_of_that_histogram() -> None:
-    bounds = {(s.name, s.labels["le"]) for f in Metrics(["default"]).registry.collect() for s in f.samples if s.name.endswith("_bucket")}
+    bounds = {
+        (s.name, s.labels["le"]) for f in Metrics(["default"]).registry.collect() for s in f.samples if s.name.endswith("_bucket")
+    }
     named = {
         (selector.name, matcher.value)
         for expression in _expressions()

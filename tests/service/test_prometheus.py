@@ -29,7 +29,7 @@ class Prometheus:
 
     def __init__(self, directory: Path, target: str) -> None:
         config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        config["global"] = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"}
         config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]
         config["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
         (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
