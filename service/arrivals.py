@@ -68,9 +68,10 @@ class Arrivals:
         else:
             log.error("it is not served; what was served before is", namespace=namespace, version=record.name)
             return False
-        self._metrics.show_version(namespace, record.name)
+        self._metrics.show_version(namespace, record.name, record.measured)
         if record.job_id is not None and record.number > self._ledger.highest(namespace):
-            self._metrics.learn_to_live.observe(time.time() - (await self._queue.read(record.job_id)).accepted_at)
+            accepted = (await self._queue.read(record.job_id)).accepted_at
+            self._metrics.learn_to_live.labels(namespace).observe(time.time() - accepted)
         return True
 
     def _make_resident(self, namespace: str, record: VersionRecord) -> None:

@@ -41,7 +41,7 @@ class DetachedWorker:
 
     def __init__(self, settings: Settings) -> None:
         """Raises InvalidSettings: the URL of Redis is none."""
-        self.settings, self.metrics = settings, Metrics()
+        self.settings, self.metrics = settings, Metrics(settings.namespaces)
         self._redis = connect(settings.redis_url or EmbeddedValkey(settings.data_dir).url)
         self._worker: Worker | None = None
         self.turns = Turns()
@@ -106,21 +106,27 @@ class DetachedWorker:
             try:
                 await state.queue.prepare(self.settings.namespaces)
                 await state.ledger.load()
-                return
+                break
             except RedisError as error:
+                self.metrics.redis_up.set(0)
                 log.warning("redis does not answer, waiting for a server with this data directory", error=str(error))
                 await asyncio.sleep(PATIENCE_SECONDS)
+        self.metrics.redis_up.set(1)
+        for namespace in self.settings.namespaces:
+            record = state.ledger.resolve(namespace)
+            self.metrics.show_version(namespace, record.name, record.measured)
 
     async def _follow(self, ledger: Ledger) -> None:
         """Hear of rollbacks, so that the next document is learned on top of what is served."""
 
-        async def nothing(_: str, __: VersionRecord) -> bool:
-            """There is no engine here."""
+        async def arrive(namespace: str, record: VersionRecord) -> bool:
+            """There is no engine here that must have it first."""
+            self.metrics.show_version(namespace, record.name, record.measured)
             return True
 
         while True:
             try:
-                await ledger.follow(nothing)
+                await ledger.follow(arrive)
             except RedisError:  # the worker says so
                 await asyncio.sleep(PATIENCE_SECONDS)
 

@@ -205,12 +205,19 @@ class JobQueue:
 
     async def oldest_age(self, namespace: str) -> float:
         """Seconds since the oldest job still there was accepted; 0 if there is none."""
-        entries = await self._redis.xrange(keys.jobs(namespace), count=1)
-        return max(0.0, time.time() - int(entries[0][0].split("-")[0]) / 1000) if entries else 0.0
+        return _age(await self._redis.xrange(keys.jobs(namespace), count=1))
 
     async def dead_letters(self, namespace: str) -> int:
         """Jobs given up."""
         return int(await self._redis.xlen(keys.dead(namespace)))
+
+    async def lengths(self, namespaces: Sequence[str]) -> list[tuple[int, float, int]]:
+        """Depth, age of the oldest job and dead letters of each namespace, asked for together."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for namespace in namespaces:
+                pipe.xlen(keys.jobs(namespace)).xrange(keys.jobs(namespace), count=1).xlen(keys.dead(namespace))
+            answers = await pipe.execute()
+        return [(depth, _age(first), dead) for depth, first, dead in zip(*(answers[n::3] for n in range(3)), strict=True)]
 
     async def follow(
         self, job_id: str, after: str = "0", block_seconds: float = LONGEST_BLOCK_SECONDS
@@ -288,6 +295,11 @@ class JobQueue:
         job, name = claim.job, claim.job.namespace
         job_keys = [keys.job(job.job_id), keys.events(job.job_id), keys.jobs(name), keys.dead(name)]
         return str(await self._bury(name, claim.token, job_keys, [time.time(), _HOUR, error, keys.GROUP, claim.entry]))
+
+
+def _age(entries: Sequence[tuple[str, Any]]) -> float:
+    """Seconds since the first of them was written."""
+    return max(0.0, time.time() - int(entries[0][0].split("-")[0]) / 1000) if entries else 0.0
 
 
 def new_id() -> str:

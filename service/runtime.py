@@ -48,7 +48,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.namespaces)
         self.turns = Turns()
         self._valkey = None if settings.redis_url else EmbeddedValkey(settings.data_dir)
         self.redis = connect(settings.redis_url or self._valkey.url)  # type: ignore[union-attr]
@@ -169,8 +169,8 @@ class Runtime:
             self.residency.pin(namespace, digest)
         finally:
             self.residency.release(key)
-        self.metrics.show_version(namespace, record.name)
-        self.metrics.rollbacks.labels(reason).inc()
+        self.metrics.show_version(namespace, record.name, record.measured)
+        self.metrics.rollbacks.labels(namespace, reason).inc()
         self.metrics.operation.labels("rollback").observe(time.perf_counter() - started)
         return record
 
@@ -188,7 +188,7 @@ class Runtime:
             for namespace in self.settings.namespaces:
                 record = self.ledger.resolve(namespace)
                 await asyncio.to_thread(self.residency.pin, namespace, record.digest)
-                self.metrics.show_version(namespace, record.name)
+                self.metrics.show_version(namespace, record.name, record.measured)
             self.engine.start()
             log.info("ready", model=self.base.source, digest=self.base.digest, seconds=round(time.perf_counter() - started, 2))
             if self.learns_elsewhere:

@@ -169,7 +169,7 @@ class Worker:
 
     async def _bury(self, claim: Claim, reason: str) -> None:
         if await self._patiently(lambda: self._queue.bury(claim, reason)) == "failed":
-            self._metrics.updates.labels("failed").inc()
+            self._metrics.updates.labels(claim.job.namespace, "failed").inc()
 
     async def _learn(self, claim: Claim) -> bool:
         """Learn on top of what is served. Returns whether that was still served when the version was ready."""
@@ -185,7 +185,7 @@ class Worker:
             status = "succeeded" if learned.report.rejection is None else "rejected"
             await self._patiently(lambda: self._documents.note_weights(claim, learned.weights, head.record.name))
             await self._patiently(lambda: self._queue.end(claim, status, version=head.record.name, report=json.dumps(report)))
-            self._metrics.updates.labels("unchanged" if status == "succeeded" else "rejected").inc()
+            self._metrics.updates.labels(job.namespace, "unchanged" if status == "succeeded" else "rejected").inc()
         else:
             try:
                 await self._publish(claim, head, learned, report)
@@ -216,18 +216,16 @@ class Worker:
             lambda: self._ledger.publish(claim, version, head.record, report, learned.weights, served=not self._shadow)
         )
         self._metrics.operation.labels("publish").observe(time.perf_counter() - started)
-        self._metrics.updates.labels("succeeded").inc()
-        assert learned.report.drift is not None
-        self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
-        self._metrics.retention.set(learned.report.drift.retained)
+        self._metrics.updates.labels(job.namespace, "succeeded").inc()
         memories = [*head.memories, *learned.memories]
         self._heads.put(job.namespace, Head(record, learned.total, memories, head.behind + 1, head.refused))
         if self._shadow:
+            self._metrics.show_probes(job.namespace, record.measured)
             return
         if self._residency is not None:
-            self._metrics.learn_to_live.observe(time.time() - job.accepted_at)
+            self._metrics.learn_to_live.labels(job.namespace).observe(time.time() - job.accepted_at)
             await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
-        self._metrics.show_version(job.namespace, record.name)
+        self._metrics.show_version(job.namespace, record.name, record.measured)
 
     def _checkpoint(self, job: Job, head: Head, learned: Learned) -> Version:
         version = self._store.write(

@@ -47,10 +47,11 @@ async def metrics(runtime: RuntimeOf) -> Response:
     shown = runtime.metrics
     try:
         async with asyncio.timeout(LONGEST_WAIT_SECONDS):
-            for namespace in runtime.settings.namespaces:
-                shown.queue_depth.labels(namespace).set(await runtime.queue.depth(namespace))
-                shown.queue_oldest_age.labels(namespace).set(await runtime.queue.oldest_age(namespace))
-                shown.dead_letters.labels(namespace).set(await runtime.queue.dead_letters(namespace))
+            lengths = await runtime.queue.lengths(runtime.settings.namespaces)
+        for namespace, (depth, oldest, dead) in zip(runtime.settings.namespaces, lengths, strict=True):
+            shown.queue_depth.labels(namespace).set(depth)
+            shown.queue_oldest_age.labels(namespace).set(oldest)
+            shown.dead_letters.labels(namespace).set(dead)
         shown.redis_up.set(1)
     except (RedisError, TimeoutError):
         shown.redis_up.set(0)

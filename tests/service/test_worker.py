@@ -117,7 +117,7 @@ class Bench:
                 await asyncio.sleep(0.001)
 
     def count(self, result: str) -> float:
-        return self.metrics.registry.get_sample_value("infold_updates_total", {"result": result}) or 0.0
+        return self.metrics.registry.get_sample_value("infold_updates_total", {"namespace": NS, "result": result}) or 0.0
 
 
 @pytest.fixture
