@@ -183,7 +183,7 @@ class JobQueue:
         """
         fields = await self._redis.hgetall(keys.job(job_id)) if JOB_ID.fullmatch(job_id) else None
         if not fields:
-            raise UnknownJob(f"there is no job {job_id!r}", param="job_id")
+            raise unknown(job_id)
         return job_of(fields)
 
     async def cancel(self, job_id: str) -> Job:
@@ -288,6 +288,11 @@ class JobQueue:
         job, name = claim.job, claim.job.namespace
         job_keys = [keys.job(job.job_id), keys.events(job.job_id), keys.jobs(name), keys.dead(name)]
         return str(await self._bury(name, claim.token, job_keys, [time.time(), _HOUR, error, keys.GROUP, claim.entry]))
+
+
+def unknown(job_id: str) -> UnknownJob:
+    """The error of a job that is not there."""
+    return UnknownJob(f"there is no job {job_id!r}", param="job_id")
 
 
 def new_id() -> str:

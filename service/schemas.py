@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from service.api_keys import Scope
 from service.job import Job
 from service.ledger import VersionRecord
 
@@ -168,6 +169,17 @@ class ExportIn(_Body):
 
     rank: int = Field(16, ge=1, le=1_000_000)
     namespace: str = "default"
+
+
+class KeyIn(_Body):
+    """Body of POST /keys."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,100}$"), AfterValidator(_encodable)]
+    scopes: list[Scope] = Field(min_length=1, max_length=4)
+    namespaces: list[str] | None = Field(None, min_length=1, max_length=1000)
+    rate: int | None = Field(None, ge=1, le=1_000_000)
+    """Requests a minute."""
+    max_body_bytes: int | None = Field(None, ge=1, le=2**40)
 
 
 def job_out(job: Job) -> dict[str, Any]:
