@@ -48,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="infold", version="0.1.0", lifespan=lifespan, description="An LLM server that keeps learning while it serves.",
+        redirect_slashes=False,  # to whatever host the client has named
         docs_url=None, redoc_url=None,  # they run scripts of another site, which our answers forbid
     )  # fmt: skip
     app.state.runtime, app.state.canary_watch = runtime, canary_watch

@@ -108,7 +108,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, message: str) -> None:
         """Answer and hang up, unless another answer is on its way: then only hang up."""
         self._head_ends()
-        if self._idle:
+        if self._idle or not self.cycle.response_started:
             body = to_json(error_body(status, message, "invalid_http"))
             headers = SECURITY_HEADERS | {
                 "content-type": "application/json",

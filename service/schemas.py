@@ -12,6 +12,7 @@ from service.ledger import VersionRecord
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
 _MOST_METADATA_BYTES = 16_384
+_MOST_FIELDS = 100
 
 
 def _readable(text: str) -> str:
@@ -64,18 +65,27 @@ def _few(stop: list[str] | str | None) -> list[str] | None:
 
 Encodable = Annotated[str, AfterValidator(_encodable)]
 Finite = Annotated[float, Field(strict=False), AfterValidator(_finite)]
-Stop = Annotated[list[str] | str | None, AfterValidator(_few)]
+Stop = Annotated[Annotated[list[str], Field(fail_fast=True)] | str | None, AfterValidator(_few)]
 Text = Annotated[str, AfterValidator(_readable)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 
 
-class _Body(BaseModel):
-    """Refuses fields that nobody reads."""
+class Body(BaseModel):
+    """Refuses fields that nobody reads. It ends at its first errors: to tell all that was wrong with a body of megabytes took
+    minutes, and held up everybody."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def few_fields(cls, body: Any) -> Any:
+        """No more than any body has: of each that is too many there would be an error. (Lists have `fail_fast`.)"""
+        if isinstance(body, dict) and len(body) > _MOST_FIELDS:
+            raise ValueError(f"it has {len(body)} fields; no body has so many")
+        return body
 
-class DocumentIn(_Body):
+
+class DocumentIn(Body):
     """A document to learn."""
 
     text: Text
@@ -84,14 +94,14 @@ class DocumentIn(_Body):
     metadata: Metadata = Field(default_factory=dict)
 
 
-class LearnIn(_Body):
+class LearnIn(Body):
     """Body of POST /learn: one `text`, or `documents`."""
 
     text: Text | None = None
     id: Identifier | None = None
     namespace: str | None = None
     metadata: Metadata | None = None
-    documents: list[DocumentIn] | None = Field(None, min_length=1, max_length=1000)
+    documents: list[DocumentIn] | None = Field(None, min_length=1, max_length=1000, fail_fast=True)
     wait: float = Field(0, ge=0, le=600, strict=False)
 
     @model_validator(mode="after")
@@ -110,13 +120,13 @@ class LearnIn(_Body):
         return [DocumentIn(text=self.text or "", id=self.id, metadata=self.metadata or {})]
 
 
-class ScoreIn(_Body):
+class ScoreIn(Body):
     """Body of POST /score."""
 
     text: Text
 
 
-class GenerateIn(_Body):
+class GenerateIn(Body):
     """Body of POST /generate."""
 
     prompt: Encodable
@@ -133,21 +143,21 @@ class GenerateIn(_Body):
     version: str | None = None
 
 
-class CanaryIn(_Body):
+class CanaryIn(Body):
     """A question whose answer must not change, and how that must begin."""
 
     prompt: Text = Field(max_length=8192)
     answer: Text = Field(max_length=8192)
 
 
-class CanariesIn(_Body):
+class CanariesIn(Body):
     """Body of POST /canaries."""
 
-    canaries: list[CanaryIn] = Field(min_length=1, max_length=1000)
+    canaries: list[CanaryIn] = Field(min_length=1, max_length=1000, fail_fast=True)
     namespace: str = "default"
 
 
-class CollectIn(_Body):
+class CollectIn(Body):
     """Body of POST /versions/collect."""
 
     keep: int = Field(ge=1, le=1_000_000)
@@ -156,7 +166,7 @@ class CollectIn(_Body):
     wait: float = Field(0, ge=0, le=600, strict=False)
 
 
-class RollbackIn(_Body):
+class RollbackIn(Body):
     """Body of POST /versions/rollback."""
 
     to: str
@@ -164,14 +174,14 @@ class RollbackIn(_Body):
     namespace: str = "default"
 
 
-class ExportIn(_Body):
+class ExportIn(Body):
     """Body of POST /versions/{version}/export."""
 
     rank: int = Field(16, ge=1, le=1_000_000)
     namespace: str = "default"
 
 
-class KeyIn(_Body):
+class KeyIn(Body):
     """Body of POST /keys."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,100}$"), AfterValidator(_encodable)]
