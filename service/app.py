@@ -14,8 +14,10 @@ from starlette.exceptions import HTTPException
 from adapters.errors import AdapterError
 from service.canary_watch import CanaryWatch
 from service.errors import ServiceError, StoreUnavailable, error_body, error_of, status_of
-from service.middleware import BodyLimit, RequestId
-from service.routes import canaries, dead_letters, documents, generate, health, learn, openai, versions
+from service.gate import Gate, check_exposure
+from service.middleware import SECURITY_HEADERS, BodyLimit, RequestId, SecurityHeaders
+from service.rates import Rates
+from service.routes import audit, canaries, dead_letters, documents, generate, health, keys, learn, openai, versions
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -27,8 +29,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises:
         DataDirectoryBusy: another server uses it.
-        InvalidSettings: the URL of Redis is none.
+        InvalidSettings: the URL of Redis is none; or others could reach a server that asks nobody for a key.
     """
+    check_exposure(settings)
     runtime = Runtime(settings)
     canary_watch = CanaryWatch(runtime)
 
@@ -44,12 +47,16 @@ def create_app(settings: Settings) -> FastAPI:
             await runtime.stop()
 
     app = FastAPI(
-        title="infold", version="0.1.0", lifespan=lifespan, description="An LLM server that keeps learning while it serves."
-    )
+        title="infold", version="0.1.0", lifespan=lifespan, description="An LLM server that keeps learning while it serves.",
+        redirect_slashes=False,  # to whatever host the client has named
+        docs_url=None, redoc_url=None,  # they run scripts of another site, which our answers forbid
+    )  # fmt: skip
     app.state.runtime, app.state.canary_watch = runtime, canary_watch
-    for module in (learn, dead_letters, generate, openai, documents, versions, canaries, health):
+    for module in (learn, dead_letters, generate, openai, documents, versions, canaries, keys, audit, health):
         app.include_router(module.router)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.receive_seconds)
+    app.add_middleware(Gate, api_keys=runtime.api_keys, rates=Rates(runtime.redis), settings=settings)
+    app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestId)  # outermost, so that every answer has one
     for error in (ServiceError, AdapterError, RedisError):
         app.add_exception_handler(error, _answer_error)
@@ -87,5 +94,8 @@ async def _answer_http(_: Request, error: Exception) -> JSONResponse:
 async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse:
     log.error("unexpected error", path=request.url.path, error=type(error).__name__, request_id=request.scope.get("request_id"))
     name = request.scope.get("request_id", "")
-    closing = {"Connection": "close", "x-request-id": name}  # uvicorn closes it now: the client must not send more on it
+    closing = SECURITY_HEADERS | {
+        "Connection": "close",
+        "x-request-id": name,
+    }  # uvicorn closes it now: the client must not send more on it
     return JSONResponse(error_body(500, "an error of ours; the server's log has it", "internal_error"), 500, closing)

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from adapters.errors import CorruptCheckpoint, InvalidCanary
 from adapters.memory import of_text
 from service.answers import begin
+from service.api_keys import ITSELF
 from service.canaries import Canary
 from service.connection import PATIENCE_SECONDS
 from service.errors import AliasMoved, ServiceError
@@ -98,6 +99,7 @@ class CanaryWatch:
             await self._runtime.roll_back(namespace, record.name, live.name, reason="canaries")
         except AliasMoved:
             return  # to be looked at next
+        await self._runtime.audit.write(ITSELF, "rollback", namespace, [record.name])
         self._seen[namespace] = record.name
         self._runtime.metrics.canary_accuracy.labels(namespace).set(share)
         log.warning(

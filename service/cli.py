@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from service.bench import bench
-from service.commands import answers, canaries, dead_letters, documents, export, versions
+from service.commands import answers, canaries, dead_letters, documents, export, keys, versions
 from service.commands.common import err, out, reported
 from service.errors import ServiceError
 from service.settings import Settings, load_settings
@@ -25,7 +25,7 @@ app = typer.Typer(
     help="infold: an LLM server that keeps learning while it serves.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(bench, name="bench")
-for noun in (documents, answers, versions, export, canaries, dead_letters):
+for noun in (documents, answers, versions, export, canaries, dead_letters, keys):
     app.add_typer(noun.app)
 
 Model = Annotated[str | None, typer.Argument(help="Hub id or local path; none: the demo model that ships.")]
@@ -62,6 +62,7 @@ def serve(
     import uvicorn
 
     from service.app import create_app
+    from service.http_protocol import server_config
     from service.runtime import Runtime
 
     flags = _learning_flags(namespace, views)
@@ -73,11 +74,7 @@ def serve(
         _log_to_stderr()
         served = create_app(settings)
         _greet(settings)
-        server = uvicorn.Server(uvicorn.Config(
-            served, host=settings.host, port=settings.port, log_config=None, access_log=False,
-            loop="asyncio", http="httptools",  # uvloop was seen to hang after a restart on the same data directory
-            timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
-        ))  # fmt: skip
+        server = uvicorn.Server(server_config(served, settings))
         runtime: Runtime = served.state.runtime
         runtime.on_failure = lambda: setattr(server, "should_exit", True)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 
 from service.errors import ServiceError
+from service.settings import client_key
 
 
 class ServerRefused(ServiceError):
@@ -21,6 +22,8 @@ class Client:
 
     def __init__(self, url: str, timeout: float = 660) -> None:
         self._url, self._timeout = url.rstrip("/"), timeout
+        key = client_key()
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 
     def get(self, path: str, **query: Any) -> Any:
         """GET as JSON. Raises ServerRefused."""
@@ -45,7 +48,7 @@ class Client:
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """POST JSON, answer as server-sent events. Raises ServerRefused."""
         try:
-            with httpx2.stream("POST", self._url + path, json=body, timeout=self._timeout) as answer:
+            with httpx2.stream("POST", self._url + path, json=body, headers=self._headers, timeout=self._timeout) as answer:
                 if answer.status_code >= 400:
                     answer.read()
                     self._refuse(answer)
@@ -68,7 +71,7 @@ class Client:
 
     def _answer(self, method: str, path: str, **more: Any) -> httpx2.Response:
         try:
-            answer = httpx2.request(method, self._url + path, timeout=self._timeout, **more)
+            answer = httpx2.request(method, self._url + path, headers=self._headers, timeout=self._timeout, **more)
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise self._away(error) from error
         if answer.status_code >= 400:

@@ -3,6 +3,7 @@
 Redis-py types every answer as a union over decoded and raw, so that strict typing would be casts only; `Client` says so once.
 """
 
+import re
 from typing import Any
 
 from redis.asyncio import Redis
@@ -36,4 +37,9 @@ def connect(url: str) -> Client:
             socket_connect_timeout=2, socket_timeout=_TIMEOUT_SECONDS,
         )  # fmt: skip
     except ValueError as error:
-        raise InvalidSettings(f"redis_url {url!r}: {error}") from error
+        raise InvalidSettings(f"redis_url {without_password(url)!r}: {error}") from error
+
+
+def without_password(url: str) -> str:
+    """A URL that may be shown."""
+    return re.sub(r"(?<=//)[^/@]*@", "***@", url)

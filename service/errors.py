@@ -3,6 +3,7 @@
 Routes and services raise; nothing formats an error but `error_body`. The body is `{"error": {"message", "type", "param", "code"}}`.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from adapters.errors import AdapterError, CorruptCheckpoint, EmptyDocument, InvalidCanary
@@ -24,8 +25,39 @@ class InvalidRequest(ServiceError):
     """A field of the request cannot be used."""
 
 
+class InvalidApiKey(ServiceError):
+    """No API key, or one that is not known, or not any more."""
+
+
+class InsufficientScope(ServiceError):
+    """The API key may not do this."""
+
+
+class RateExceeded(ServiceError):
+    """The API key has asked too often."""
+
+
+class KeysOff(ServiceError):
+    """The server asks nobody for a key."""
+
+
+class UnknownKey(ServiceError):
+    """No such API key."""
+
+
+class WrongHost(ServiceError):
+    """An open server was asked under the name of another."""
+
+
+class TooSlow(ServiceError):
+    """A request did not arrive in time."""
+
+
 class UnknownNamespace(ServiceError):
-    """No such namespace is served."""
+    """No such namespace is served, as far as the caller may know."""
+
+    def __init__(self, namespace: str, served: Iterable[str]) -> None:
+        super().__init__(f"namespace {namespace!r} is not served; served: {', '.join(sorted(served))}", param="namespace")
 
 
 class UnknownVersion(ServiceError):
@@ -113,6 +145,13 @@ STATUS: dict[type[Exception], int] = {
     EmptyDocument: 400,
     InvalidCanary: 400,
     AdapterError: 400,
+    InvalidApiKey: 401,
+    InsufficientScope: 403,
+    WrongHost: 403,
+    TooSlow: 408,
+    KeysOff: 409,
+    RateExceeded: 429,
+    UnknownKey: 404,
     CorruptCheckpoint: 500,
     UnknownNamespace: 404,
     UnknownVersion: 404,
@@ -135,7 +174,14 @@ STATUS: dict[type[Exception], int] = {
 }
 """Looked up along the error's bases; anything else is a 500."""
 
-_TYPES = {400: "invalid_request_error", 404: "not_found_error", 409: "conflict_error", 412: "precondition_failed"}
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    412: "precondition_failed",
+}
 _TYPES |= {413: "invalid_request_error", 429: "rate_limit_error"}
 _TYPES |= {500: "internal_error", 501: "not_implemented", 503: "unavailable_error"}
 

@@ -17,6 +17,10 @@
     infold:{ns}:writer                string   the worker that may write the namespace; runs out unless it is renewed
     infold:{ns}:fence                 string   the token of the last worker that has become that; each gets a higher one
     infold:moves                      stream   {namespace, version, served, withdrawn} of aliases that moved; the last 10,000
+    infold:{ns}:audit                 stream   {key, name, action, ids, outcome} of what was asked for; about the last 10,000
+    infold:audit                      stream   the same of what concerns no namespace: keys
+    infold:keys                       hash     API keys: id -> JSON {name, scopes, namespaces, rate, ...; sha256 of the key}
+    infold:rate:{key}                 hash     held, at: requests that an API key has left, and since when; two minutes
     infold:job:{id}                   hash     job_id, namespace, document_id, kind, exact, status, attempts, version, report,
                                                error, timestamps; given up: dead, its entry in the stream of dead letters
     infold:job:{id}:events            stream   {status, stage}: what /learn/{id}/events and `wait` follow; an hour after the end
@@ -36,6 +40,7 @@ Every change that spans keys is one Lua script, so a crash leaves all of it or n
  - Taking a document back withdraws its versions, moves the alias, removes its text and reports, and notes what is to be removed
    from disk (`doomed`), in one script, which gives the job its version. What is doomed is removed then, and at every start; only
    then does the job end.
+ - An API key is one field: it is there or not. A crash right after what was asked for was done may lose its line of the audit.
  - A snapshot follows from the versions: a crash while one is written costs only time at the next start.
 Commands of Redis 6.2 only.
 """
@@ -43,6 +48,8 @@ Commands of Redis 6.2 only.
 GROUP = "learners"
 MOVES = "infold:moves"
 """Where aliases have moved, for processes that did not move them."""
+API_KEYS = "infold:keys"
+"""API keys by id, hashed."""
 
 
 def jobs(namespace: str) -> str:
@@ -98,6 +105,16 @@ def canaries(namespace: str) -> str:
 def idempotency(namespace: str, key: str) -> str:
     """What an Idempotency-Key was answered."""
     return f"infold:{namespace}:idempotency:{key}"
+
+
+def audit(namespace: str | None) -> str:
+    """What was asked for in a namespace; None: of the server."""
+    return "infold:audit" if namespace is None else f"infold:{namespace}:audit"
+
+
+def bucket(key_id: str) -> str:
+    """Requests that an API key has left."""
+    return f"infold:rate:{key_id}"
 
 
 def writer(namespace: str) -> str:

@@ -196,8 +196,7 @@ class Ledger:
     def check(self, namespace: str) -> None:
         """Raises UnknownNamespace unless `namespace` is served."""
         if namespace not in self._aliases:
-            served = ", ".join(sorted(self._aliases))
-            raise UnknownNamespace(f"namespace {namespace!r} is not served; served: {served}", param="namespace")
+            raise UnknownNamespace(namespace, self._aliases)
 
     def resolve(self, namespace: str, version: str | None = None) -> VersionRecord:
         """The record of a named version, or of the one that the alias points to. Memory only: works without Redis.

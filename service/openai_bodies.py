@@ -6,19 +6,18 @@ Covered: /v1/completions and /v1/chat/completions. Not covered: what is answered
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from service.errors import InvalidRequest
 from service.generation import Sampling
-from service.schemas import Encodable, Finite, Stop
+from service.schemas import Body, Encodable, Finite, Stop
 
 MOST_CHOICES = 128
 
 
-class _Strict(BaseModel):
+class _Strict(Body, BaseModel):
     """Refuses fields that nobody reads, and by name those that OpenAI reads and infold does not."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
     UNSUPPORTED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """Fields, and those of their values that ask for nothing."""
 
@@ -100,14 +99,16 @@ def _few_prompts(prompt: Any) -> Any:
     return prompt
 
 
-Tokens = Annotated[list[int], Field(min_length=1)]
+Tokens = Annotated[list[int], Field(min_length=1, fail_fast=True)]
+Encodables = Annotated[list[Encodable], Field(fail_fast=True)]
+ManyTokens = Annotated[list[Tokens], Field(fail_fast=True)]
 
 
 class CompletionIn(_Body):
     """Body of POST /v1/completions."""
 
     UNSUPPORTED = {**_Body.UNSUPPORTED, "best_of": (1,), "echo": (False,), "suffix": ("",)}
-    prompt: Annotated[Encodable | Tokens | list[Encodable] | list[Tokens], BeforeValidator(_few_prompts)]
+    prompt: Annotated[Encodable | Tokens | Encodables | ManyTokens, BeforeValidator(_few_prompts)]
     logprobs: int | None = Field(None, ge=0, le=20)
 
     @property
@@ -170,7 +171,7 @@ class ChatIn(_Body):
         "prediction": (),
         "web_search_options": (),
     }
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1, le=1_000_000)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)

@@ -183,7 +183,7 @@ class JobQueue:
         """
         fields = await self._redis.hgetall(keys.job(job_id)) if JOB_ID.fullmatch(job_id) else None
         if not fields:
-            raise UnknownJob(f"there is no job {job_id!r}", param="job_id")
+            raise unknown(job_id)
         return job_of(fields)
 
     async def cancel(self, job_id: str) -> Job:
@@ -300,6 +300,11 @@ class JobQueue:
 def _age(entries: Sequence[tuple[str, Any]]) -> float:
     """Seconds since the first of them was written."""
     return max(0.0, time.time() - int(entries[0][0].split("-")[0]) / 1000) if entries else 0.0
+
+
+def unknown(job_id: str) -> UnknownJob:
+    """The error of a job that is not there."""
+    return UnknownJob(f"there is no job {job_id!r}", param="job_id")
 
 
 def new_id() -> str:

@@ -22,7 +22,9 @@ from adapters.targets import find_targets
 from adapters.versioned_linear import VersionTable
 from adapters.views import ViewTemplate
 from adapters.workspace import Workspace
+from service.api_keys import ApiKeys
 from service.arrivals import Arrivals
+from service.audit import Audit
 from service.connection import PATIENCE_SECONDS, connect
 from service.dead_letters import DeadLetters
 from service.engine import Engine, Limits
@@ -59,6 +61,7 @@ class Runtime:
         self.state = state = State.open(self.redis, settings, self._writer)
         self.queue, self.ledger, self.documents, self.canaries = state.queue, state.ledger, state.documents, state.canaries
         self.store = state.store
+        self.api_keys, self.audit = ApiKeys(self.redis, settings.admin_key), Audit(self.redis)
         self.dead_letters = DeadLetters(self.redis, self.queue, settings.max_queue)
         self.loading, self.scoring, self.explaining = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -219,6 +222,8 @@ class Runtime:
                 await self.queue.prepare(self.settings.namespaces)
                 await self.ledger.load()
                 self.metrics.redis_up.set(1)
+                if not self.api_keys.on and await self.api_keys.all():
+                    log.warning("there are API keys, and nobody is asked for one: set admin_key")
                 return
             except RedisError as error:
                 log.warning("redis does not answer, waiting", error=str(error))

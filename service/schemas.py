@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from service.api_keys import Scope
 from service.job import Job
 from service.ledger import VersionRecord
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
 _MOST_METADATA_BYTES = 16_384
+_MOST_FIELDS = 100
 
 
 def _readable(text: str) -> str:
@@ -63,18 +65,27 @@ def _few(stop: list[str] | str | None) -> list[str] | None:
 
 Encodable = Annotated[str, AfterValidator(_encodable)]
 Finite = Annotated[float, Field(strict=False), AfterValidator(_finite)]
-Stop = Annotated[list[str] | str | None, AfterValidator(_few)]
+Stop = Annotated[Annotated[list[str], Field(fail_fast=True)] | str | None, AfterValidator(_few)]
 Text = Annotated[str, AfterValidator(_readable)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 
 
-class _Body(BaseModel):
-    """Refuses fields that nobody reads."""
+class Body(BaseModel):
+    """Refuses fields that nobody reads. It ends at its first errors: to tell all that was wrong with a body of megabytes took
+    minutes, and held up everybody."""
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def few_fields(cls, body: Any) -> Any:
+        """No more than any body has: of each that is too many there would be an error. (Lists have `fail_fast`.)"""
+        if isinstance(body, dict) and len(body) > _MOST_FIELDS:
+            raise ValueError(f"it has {len(body)} fields; no body has so many")
+        return body
 
-class DocumentIn(_Body):
+
+class DocumentIn(Body):
     """A document to learn."""
 
     text: Text
@@ -86,7 +97,7 @@ class DocumentIn(_Body):
     """Kept and shown with the document, never learned."""
 
 
-class LearnIn(_Body):
+class LearnIn(Body):
     """Body of POST /learn: one `text`, or `documents`."""
 
     text: Text | None = None
@@ -97,7 +108,7 @@ class LearnIn(_Body):
     """Where it is learned; None: `default`."""
     metadata: Metadata | None = None
     """Kept and shown with the one document, never learned."""
-    documents: list[DocumentIn] | None = Field(None, min_length=1, max_length=1000)
+    documents: list[DocumentIn] | None = Field(None, min_length=1, max_length=1000, fail_fast=True)
     """Several instead of one; all are accepted, or none."""
     wait: float = Field(0, ge=0, le=600, strict=False)
     """Seconds to wait for the documents to be live."""
@@ -118,13 +129,13 @@ class LearnIn(_Body):
         return [DocumentIn(text=self.text or "", id=self.id, metadata=self.metadata or {})]
 
 
-class ScoreIn(_Body):
+class ScoreIn(Body):
     """Body of POST /score."""
 
     text: Text
 
 
-class GenerateIn(_Body):
+class GenerateIn(Body):
     """Body of POST /generate."""
 
     prompt: Encodable
@@ -149,7 +160,7 @@ class GenerateIn(_Body):
     """Which version answers; None: what is live in the namespace."""
 
 
-class CanaryIn(_Body):
+class CanaryIn(Body):
     """A question whose answer must not change, and how that must begin."""
 
     prompt: Text = Field(max_length=8192)
@@ -157,14 +168,14 @@ class CanaryIn(_Body):
     """What the answer must begin with."""
 
 
-class CanariesIn(_Body):
+class CanariesIn(Body):
     """Body of POST /canaries."""
 
-    canaries: list[CanaryIn] = Field(min_length=1, max_length=1000)
+    canaries: list[CanaryIn] = Field(min_length=1, max_length=1000, fail_fast=True)
     namespace: str = "default"
 
 
-class CollectIn(_Body):
+class CollectIn(Body):
     """Body of POST /versions/collect."""
 
     keep: int = Field(ge=1, le=1_000_000)
@@ -176,7 +187,7 @@ class CollectIn(_Body):
     """Seconds to wait for the job's end."""
 
 
-class RollbackIn(_Body):
+class RollbackIn(Body):
     """Body of POST /versions/rollback."""
 
     to: str
@@ -186,12 +197,23 @@ class RollbackIn(_Body):
     namespace: str = "default"
 
 
-class ExportIn(_Body):
+class ExportIn(Body):
     """Body of POST /versions/{version}/export."""
 
     rank: int = Field(16, ge=1, le=1_000_000)
     """Of the adapter: what it cannot hold is lost, and listed."""
     namespace: str = "default"
+
+
+class KeyIn(Body):
+    """Body of POST /keys."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,100}$"), AfterValidator(_encodable)]
+    scopes: list[Scope] = Field(min_length=1, max_length=4)
+    namespaces: list[str] | None = Field(None, min_length=1, max_length=1000)
+    rate: int | None = Field(None, ge=1, le=1_000_000)
+    """Requests a minute."""
+    max_body_bytes: int | None = Field(None, ge=1, le=2**40)
 
 
 def job_out(job: Job) -> dict[str, Any]:

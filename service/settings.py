@@ -5,16 +5,26 @@ Unknown keys are refused wherever they come from a file or a flag.
 """
 
 import os
+import re
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from adapters.config import LearnConfig
 from service.errors import InvalidSettings
 
+
+def _strong(key: SecretStr) -> SecretStr:
+    """A key that nobody guesses, and that fits into a header."""
+    if not re.fullmatch(r"[\x21-\x7e]{32,}", key.get_secret_value()):
+        raise ValueError("give at least 32 characters, without spaces: the output of `openssl rand -hex 32`, say")
+    return key
+
+
+AdminKey = Annotated[SecretStr, AfterValidator(_strong)]
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
@@ -29,6 +39,12 @@ class Settings(BaseSettings):
     """What the model is called in the OpenAI API; None: its hub id, or the name of its directory."""
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    admin_key: AdminKey | None = None
+    """With it every request needs a key: this one, which may do everything, or one that it has created; None: none does."""
+    allow_open: bool = False
+    """Let others reach a server without keys: something else keeps strangers out."""
+    receive_seconds: float = Field(60, gt=0)
+    """How long the head of a request may take to arrive, and how long its body."""
     data_dir: Path = Path("infold-data")
     cache_dir: Path = Field(default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "infold")
     """Curvature and scorers, by the digest of the base model."""
@@ -131,3 +147,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         raise InvalidSettings(str(error)) from error
     finally:
         _file.reset(token)
+
+
+def client_key() -> str | None:
+    """The API key that commands send: `INFOLD_API_KEY`."""
+    return os.environ.get("INFOLD_API_KEY") or None

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from service.routes.access import MayAdminister, MayLearn
 from service.routes.common import RuntimeOf, until_live
 from service.schemas import job_out
 
@@ -13,24 +14,27 @@ router = APIRouter()
 @router.get("/documents")
 async def documents(
     runtime: RuntimeOf,
+    access: MayLearn,
     namespace: str = "default",
     offset: Annotated[int, Query(ge=0, lt=2**31)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """Ids, newest first."""
-    runtime.ledger.check(namespace)
+    access.check(namespace)
     found, total = await runtime.documents.ids(namespace, offset, limit)
     return {"documents": found, "total": total}
 
 
 @router.delete("/documents/{document_id}", status_code=202)
 async def forget(
-    runtime: RuntimeOf, document_id: str, response: Response, namespace: str = "default", exact: bool = False,
-    wait: Annotated[float, Query(ge=0, le=600)] = 0,
+    runtime: RuntimeOf, access: MayAdminister, document_id: str, response: Response, namespace: str = "default",
+    exact: bool = False, wait: Annotated[float, Query(ge=0, le=600)] = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Take a document back; with `exact`, by learning anew what came after it. With `wait`, as in POST /learn."""
-    runtime.ledger.check(namespace)
-    job = await runtime.state.orders.forget(namespace, document_id, exact)
+    access.check(namespace)
+    async with runtime.audit.of(access.key, "forget", namespace, document_id) as ids:
+        job = await runtime.state.orders.forget(namespace, document_id, exact)
+        ids.append(job.job_id)
     if wait:
         [job], ended = await until_live(runtime, [job], wait)
         if ended:
@@ -41,7 +45,7 @@ async def forget(
 
 
 @router.get("/documents/{document_id}")
-async def document(runtime: RuntimeOf, document_id: str, namespace: str = "default") -> dict[str, Any]:
+async def document(runtime: RuntimeOf, access: MayLearn, document_id: str, namespace: str = "default") -> dict[str, Any]:
     """One document with its tokens' weights."""
-    runtime.ledger.check(namespace)
+    access.check(namespace)
     return await runtime.documents.read(namespace, document_id)

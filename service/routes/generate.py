@@ -14,6 +14,7 @@ from service.answers import Answer, begin, encode
 from service.errors import ServiceError, error_of
 from service.generation import Piece, Sampling, Wanted
 from service.ledger import VersionRecord
+from service.routes.access import MayGenerate
 from service.routes.common import RuntimeOf, event
 from service.runtime import Runtime
 from service.schemas import GenerateIn
@@ -23,8 +24,11 @@ DEFAULT_NEW_TOKENS = 128
 
 
 @router.post("/generate", response_model=None)
-async def generate(request: Request, runtime: RuntimeOf, body: GenerateIn) -> dict[str, Any] | StreamingResponse:
+async def generate(
+    request: Request, runtime: RuntimeOf, access: MayGenerate, body: GenerateIn
+) -> dict[str, Any] | StreamingResponse:
     """Text after a prompt; with `stream`, server-sent events of `{"text"}` and a last one with the whole answer's numbers."""
+    access.check(body.namespace)
     record = runtime.ledger.resolve(body.namespace, body.version)
     prompt = await encode(runtime, body.prompt)
     most = body.max_new_tokens or min(DEFAULT_NEW_TOKENS, runtime.base.context - len(prompt))

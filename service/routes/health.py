@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
+from service.routes.access import MayMeasure
 from service.routes.common import RuntimeOf
 
 router = APIRouter()
@@ -42,7 +43,7 @@ async def version(runtime: RuntimeOf) -> dict[str, Any]:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(runtime: RuntimeOf) -> Response:
+async def metrics(runtime: RuntimeOf, _: MayMeasure) -> Response:
     """Prometheus exposition; queue gauges are read from Redis at this moment, and keep their last values while it is away."""
     shown = runtime.metrics
     try:

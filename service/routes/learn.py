@@ -10,6 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from service.errors import InvalidRequest, TooLarge
 from service.job import NewDocument
+from service.routes.access import MayGenerate, MayLearn
 from service.routes.common import RuntimeOf, until_live
 from service.runtime import Runtime
 from service.schemas import DocumentIn, LearnIn, ScoreIn, job_out
@@ -19,19 +20,25 @@ router = APIRouter()
 
 @router.post("/learn", status_code=202)
 async def learn(
-    runtime: RuntimeOf, body: LearnIn, response: Response, idempotency_key: Annotated[str | None, Header(max_length=256)] = None
+    runtime: RuntimeOf,
+    access: MayLearn,
+    body: LearnIn,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
 ) -> dict[str, Any]:
     """Accept documents; with `wait`, answer when they are live, or after so many seconds."""
     documents = body.listed()
     namespace = _namespace(body, documents)
-    runtime.ledger.check(namespace)
-    await asyncio.to_thread(_check_sizes, runtime, documents)
+    access.check(namespace)
     key = (
         None
         if idempotency_key is None
         else (idempotency_key, hashlib.sha256(body.model_dump_json(exclude={"wait"}).encode()).hexdigest())
     )
-    jobs = await runtime.queue.accept(namespace, [_new(d) for d in documents], key)
+    async with runtime.audit.of(access.key, "learn", namespace) as ids:
+        ids += [_name(d) for d in documents]
+        await asyncio.to_thread(_check_sizes, runtime, documents)
+        jobs = await runtime.queue.accept(namespace, [_new(d) for d in documents], key)
     if body.wait:
         jobs, live = await until_live(runtime, jobs, body.wait)
         if live:
@@ -42,20 +49,22 @@ async def learn(
 
 
 @router.get("/learn/{job_id}")
-async def job(runtime: RuntimeOf, job_id: str) -> dict[str, Any]:
+async def job(access: MayLearn, job_id: str) -> dict[str, Any]:
     """A job and its report."""
-    return job_out(await runtime.queue.read(job_id))
+    return job_out(await access.job(job_id))
 
 
 @router.post("/learn/{job_id}/cancel")
-async def cancel(runtime: RuntimeOf, job_id: str) -> dict[str, Any]:
+async def cancel(runtime: RuntimeOf, access: MayLearn, job_id: str) -> dict[str, Any]:
     """Cancel a job that has not started."""
-    return job_out(await runtime.queue.cancel(job_id))
+    job = await access.job(job_id)
+    async with runtime.audit.of(access.key, "cancel", job.namespace, job_id):
+        return job_out(await runtime.queue.cancel(job_id))
 
 
-async def _known(runtime: RuntimeOf, job_id: str) -> None:
+async def _known(access: MayLearn, job_id: str) -> None:
     """Before the answer begins: afterwards an unknown job could not be a 404 any more."""
-    await runtime.queue.read(job_id)
+    await access.job(job_id)
 
 
 @router.get("/learn/{job_id}/events", response_class=EventSourceResponse, dependencies=[Depends(_known)])
@@ -68,7 +77,7 @@ async def events(
 
 
 @router.post("/score")
-async def score(runtime: RuntimeOf, body: ScoreIn) -> dict[str, Any]:
+async def score(runtime: RuntimeOf, _: MayGenerate, body: ScoreIn) -> dict[str, Any]:
     """What would be learned from a text: its tokens and their weights."""
     await asyncio.to_thread(_check_sizes, runtime, [DocumentIn(text=body.text)])
 
@@ -96,6 +105,10 @@ def _check_sizes(runtime: Runtime, documents: list[DocumentIn]) -> None:
             raise TooLarge(f"the document has {size} tokens; the limit is {limit}", param="text")
 
 
+def _name(document: DocumentIn) -> str:
+    return document.id or f"doc-{hashlib.sha256(document.text.encode()).hexdigest()[:24]}"
+
+
 def _new(document: DocumentIn) -> NewDocument:
     sha256 = hashlib.sha256(document.text.encode()).hexdigest()
-    return NewDocument(document.id or f"doc-{sha256[:24]}", document.text, sha256, document.metadata)
+    return NewDocument(_name(document), document.text, sha256, document.metadata)

@@ -18,6 +18,7 @@ from service.generation import Wanted
 from service.ledger import VersionRecord
 from service.openai_bodies import MOST_CHOICES, ChatIn, CompletionIn
 from service.openai_shapes import ChatShape, Choice, CompletionShape, Shape
+from service.routes.access import Access, MayGenerate
 from service.routes.common import LAST_EVENT, RuntimeOf, event
 from service.runtime import Runtime
 
@@ -26,22 +27,24 @@ _SUFFIX = re.compile(r"(?::(?P<namespace>[^:@]+))?(?:@(?P<version>[^:@]+))?")
 
 
 @router.get("/models")
-async def models(runtime: RuntimeOf) -> dict[str, Any]:
+async def models(runtime: RuntimeOf, access: MayGenerate) -> dict[str, Any]:
     """The model, once for each namespace."""
-    return {"object": "list", "data": [_model(runtime, namespace) for namespace in runtime.settings.namespaces]}
+    return {"object": "list", "data": [_model(runtime, namespace) for namespace in access.namespaces]}
 
 
 @router.get("/models/{model:path}")
-async def model(runtime: RuntimeOf, model: str) -> dict[str, Any]:
+async def model(runtime: RuntimeOf, access: MayGenerate, model: str) -> dict[str, Any]:
     """One of them."""
-    namespace, record = find(runtime, model)
+    namespace, record = find(access, model)
     return _model(runtime, namespace) | {"id": model, "weight_version": record.name}
 
 
 @router.post("/completions", response_model=None)
-async def completions(request: Request, runtime: RuntimeOf, body: CompletionIn) -> dict[str, Any] | StreamingResponse:
+async def completions(
+    request: Request, runtime: RuntimeOf, access: MayGenerate, body: CompletionIn
+) -> dict[str, Any] | StreamingResponse:
     """Texts after prompts."""
-    namespace, record = find(runtime, body.model)
+    namespace, record = find(access, body.model)
     if len(body.prompts) * body.choices > MOST_CHOICES:
         raise InvalidRequest(f"{len(body.prompts)} prompts with n = {body.choices}: at most {MOST_CHOICES} choices", param="n")
     prompts = [await encode(runtime, p) if isinstance(p, str) else _tokens(runtime, p) for p in body.prompts]
@@ -50,26 +53,29 @@ async def completions(request: Request, runtime: RuntimeOf, body: CompletionIn) 
 
 
 @router.post("/chat/completions", response_model=None)
-async def chat_completions(request: Request, runtime: RuntimeOf, body: ChatIn) -> dict[str, Any] | StreamingResponse:
+async def chat_completions(
+    request: Request, runtime: RuntimeOf, access: MayGenerate, body: ChatIn
+) -> dict[str, Any] | StreamingResponse:
     """The assistant's next turn."""
-    namespace, record = find(runtime, body.model)
+    namespace, record = find(access, body.model)
     prompt = await asyncio.to_thread(_chat, runtime, body)
     shape = ChatShape(*_shown(runtime, body, record))
     return await _answer(request, runtime, body, namespace, record, [fitting(runtime, prompt, "messages")], shape)
 
 
-def find(runtime: Runtime, model: str) -> tuple[str, VersionRecord]:
+def find(access: Access, model: str) -> tuple[str, VersionRecord]:
     """Namespace and version that a model's name means.
 
     Raises:
         UnknownModel: another model, or no such namespace or version.
     """
-    name = runtime.settings.model_name
+    runtime, name = access.runtime, access.runtime.settings.model_name
     found = _SUFFIX.fullmatch(model[len(name) :]) if model.startswith(name) else None
     if found is None:
         raise UnknownModel(f"the model is {name!r}, or {name!r}:<namespace>@<version>; there is no {model!r}", param="model")
     namespace = found["namespace"] or runtime.settings.namespaces[0]
     try:
+        access.check(namespace)
         return namespace, runtime.ledger.resolve(namespace, found["version"])
     except ServiceError as error:
         raise UnknownModel(str(error), param="model") from error

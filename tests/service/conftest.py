@@ -30,6 +30,7 @@ from service.valkey import EmbeddedValkey
 
 NAMESPACES = tuple(f"ns-{n:03}" for n in range(120))
 CONTEXT = 512
+ADMIN_KEY = "the-operators-own-key-0123456789abcdef"
 LLAMA_LIKE = {"intermediate_size": 48, "num_key_value_heads": 2}
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT, "n_inner": 48},
@@ -61,7 +62,7 @@ def anyio_backend() -> str:
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on the machine's settings, nor on a hub."""
-    for name in ("INFOLD_CONFIG", "INFOLD_URL"):
+    for name in ("INFOLD_CONFIG", "INFOLD_URL", "INFOLD_API_KEY", "INFOLD_ADMIN_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
@@ -124,6 +125,34 @@ def server(tmp_path_factory: pytest.TempPathFactory, settings_for: Callable[...,
     )
     with serving(settings) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory, settings_for: Callable[..., Settings]) -> Iterator[ThreadServer]:
+    """One real server that asks for keys; its own client has that of the operator."""
+    settings = settings_for(
+        tmp_path_factory.mktemp("guarded"),
+        namespaces=("default", "acme", "globex", "spare"),
+        admin_key=ADMIN_KEY,
+        receive_seconds=2,
+    )
+    with serving(settings) as started:
+        yield started
+
+
+@pytest.fixture
+def client_of(guarded: ThreadServer) -> Iterator[Callable[..., Http]]:
+    """Factory: a client of `guarded` with a new key of some scopes."""
+    made: list[Http] = []
+
+    def build(*scopes: str, **more: Any) -> Http:
+        body = {"name": "test", "scopes": scopes} | more
+        made.append(Http(guarded.url, guarded.http.post("/keys", json=body).raise_for_status().json()["key"]))
+        return made[-1]
+
+    yield build
+    for client in made:
+        client.close()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.app import create_app
+from service.http_protocol import server_config
 from service.job import FINAL
 from service.runtime import Runtime
 from service.settings import Settings
@@ -49,8 +50,8 @@ def free_port() -> int:
 class Http(httpx2.Client):
     """A client of one server."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(base_url=url, timeout=60)
+    def __init__(self, url: str, key: str | None = None) -> None:
+        super().__init__(base_url=url, timeout=60, headers={} if key is None else {"Authorization": f"Bearer {key}"})
 
     def learn(self, **body: Any) -> httpx2.Response:
         return self.post("/learn", json=body)
@@ -130,9 +131,10 @@ class ThreadServer:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        app = create_app(settings)
+        self.app = app = create_app(settings)
         self.runtime: Runtime = app.state.runtime
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        config = server_config(app, settings)
+        config.port = 0
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
@@ -141,7 +143,7 @@ class ThreadServer:
         eventually(lambda: self._server.started or not self._thread.is_alive())
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self.http = Http(self.url)
+        self.http = Http(self.url, None if (key := self.settings.admin_key) is None else key.get_secret_value())
         eventually(lambda: self.http.get("/readyz").json().get("learning"))
         return self
 

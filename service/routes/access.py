@@ -1,0 +1,67 @@
+"""What a key may do and see: each route says which scope it needs, and asks here before it touches a namespace or a job.
+
+What a key does not see is answered exactly as what does not exist.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+
+from service.api_keys import ApiKey, Scope
+from service.errors import InsufficientScope, UnknownNamespace
+from service.job import Job
+from service.queue import unknown
+from service.routes.common import RuntimeOf
+from service.runtime import Runtime
+
+_bearer = HTTPBearer(auto_error=False, description="An API key, where the server asks for one.")
+"""For the OpenAPI document only: the gate has read it before."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Of one key to one server."""
+
+    key: ApiKey
+    runtime: Runtime
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Those that are served, as far as the key may know."""
+        return tuple(n for n in self.runtime.settings.namespaces if self.key.sees(n))
+
+    def check(self, namespace: str) -> None:
+        """Raises UnknownNamespace: it is not served, or not for this key."""
+        if namespace not in self.namespaces:
+            raise UnknownNamespace(namespace, self.namespaces)
+
+    async def job(self, job_id: str) -> Job:
+        """A job of a namespace that the key sees. Raises UnknownJob."""
+        job = await self.runtime.queue.read(job_id)
+        if not self.key.sees(job.namespace):
+            raise unknown(job_id)
+        return job
+
+
+def needs(scope: Scope, everywhere: bool = False) -> Callable[..., Awaitable[Access]]:
+    """A dependency: the access of a key that has the scope; everywhere: and that is not bound to namespaces."""
+
+    async def access(request: Request, runtime: RuntimeOf, _: Annotated[object, Depends(_bearer)]) -> Access:
+        key: ApiKey = request.scope["api_key"]
+        if not key.may(scope):
+            raise InsufficientScope(f"this needs a key with the scope {scope!r}; this one has: {', '.join(key.scopes)}")
+        if everywhere and key.namespaces is not None:
+            raise InsufficientScope("this needs a key that is not bound to namespaces")
+        return Access(key, runtime)
+
+    return access
+
+
+MayGenerate = Annotated[Access, Depends(needs("generate"))]
+MayLearn = Annotated[Access, Depends(needs("learn"))]
+MayAdminister = Annotated[Access, Depends(needs("admin"))]
+MayRule = Annotated[Access, Depends(needs("admin", everywhere=True))]
+MayMeasure = Annotated[Access, Depends(needs("metrics", everywhere=True))]
