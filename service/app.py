@@ -15,7 +15,7 @@ from adapters.errors import AdapterError
 from service.canary_watch import CanaryWatch
 from service.errors import ServiceError, StoreUnavailable, error_body, error_of, status_of
 from service.middleware import BodyLimit, RequestId
-from service.routes import canaries, dead_letters, documents, generate, health, learn, openai, versions
+from service.routes import canaries, dead_letters, documents, generate, health, learn, openai, page, versions
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="infold", version="0.1.0", lifespan=lifespan, description="An LLM server that keeps learning while it serves."
     )
     app.state.runtime, app.state.canary_watch = runtime, canary_watch
-    for module in (learn, dead_letters, generate, openai, documents, versions, canaries, health):
+    for module in (learn, dead_letters, generate, openai, documents, versions, canaries, health, page):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequestId)  # outermost, so that every answer has one
