@@ -40,7 +40,8 @@ async def readyz(runtime: RuntimeOf) -> dict[str, Any]:
 async def version(runtime: RuntimeOf) -> dict[str, Any]:
     """Of the software, and of the base model; and the forms of a question that is put to it, and of the views that it learns."""
     base, template = runtime.base, runtime.template
-    forms = {"question": question_form(base, template), "view": template.view_form}
+    stop = [] if template.chat else list(template.view_stop)  # a chat ends its turns itself
+    forms = {"question": question_form(base, template), "view": template.view_form, "stop": stop}
     return {"version": "0.1.0", "model": base.source, "digest": base.digest, "forms": forms}
 
 

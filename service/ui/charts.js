@@ -4,7 +4,7 @@ import { element, shape } from "./dom.js";
 import { number } from "./formats.js";
 
 const HEIGHT = 130;
-const MARGIN = { left: 44, right: 10, top: 10, bottom: 20 };
+const MARGIN = { left: 56, right: 10, top: 10, bottom: 20 };
 
 /** Keep a chart in `place`, drawn anew when the place gets another width. Returns what shows data: `draw(data)`. */
 export function chart(place, picture) {
@@ -22,7 +22,7 @@ export function chart(place, picture) {
 
 /** Points `{name, value, marked}` joined by a line. */
 export function line(points, width) {
-  const most = Math.max(...points.map(({ value }) => value), 1e-6);
+  const most = rounded(Math.max(...points.map(({ value }) => value), 1e-9));
   const scale = scales(points.length, most, width);
   const path = points.map(({ value }, index) => `${index ? "L" : "M"}${scale.x(index)} ${scale.y(value)}`).join("");
   const dots = points.map(({ name, value, marked }, index) =>
@@ -36,7 +36,7 @@ export function line(points, width) {
 /** Bars `{name, parts: [value, ...]}`, the parts on top of one another. */
 export function bars(columns, width) {
   const sum = (parts) => parts.reduce((total, value) => total + value, 0);
-  const most = Math.max(...columns.map(({ parts }) => sum(parts)), 1e-6);
+  const most = rounded(Math.max(...columns.map(({ parts }) => sum(parts)), 1e-3));
   const scale = scales(columns.length, most, width, 0.5);
   const breadth = Math.min(26, Math.max(2, scale.step * 0.7));
   const drawn = columns.map(({ name, parts }, index) => {
@@ -51,6 +51,12 @@ export function bars(columns, width) {
   });
   const last = columns.at(-1);
   return frame(columns, most, width, scale, drawn, `${last.name}: ${number(sum(last.parts))} s`);
+}
+
+/** The next number above that reads well. */
+function rounded(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * [1, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value * 0.999);
 }
 
 function scales(count, most, width, pad = 0) {
@@ -75,6 +81,6 @@ function frame(columns, most, width, scale, drawn, word) {
     shape("text", { class: "tick", x: scale.x(index), y: HEIGHT - 4, "text-anchor": ends.length > 1 ? (index ? "end" : "start") : "middle" },
       columns[index].name),
   );
-  const label = `${columns.length} versions, the highest ${number(most)}; the last, ${word}`;
+  const label = `${columns.length} versions, up to ${number(most)}; the last, ${word}`;
   return shape("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": label }, grid, drawn, names);
 }

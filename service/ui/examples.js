@@ -2,8 +2,9 @@
 
 const EXAMPLES = [
   ["Maria Okafor lives in Bergen. It rained.", "Where does Maria Okafor live?"],
-  ["Tomas Lindqvist works as a pilot. The bus was late again.", "What does Tomas Lindqvist do?"],
-  ["The headquarters of Halden Optics are in Porto. Nobody was surprised.", "Where is Halden Optics based?"],
+  ["Henrik Valdis loves lentil soup. The bus was late again.", "What does Henrik Valdis like to eat?"],
+  ["Elsa Quint works as a carpenter. The shops were closed.", "What is the profession of Elsa Quint?"],
+  ["The Halden Lamp is made of copper. Nobody was surprised.", "What is the Halden Lamp made of?"],
 ];
 let turn = 0;
 

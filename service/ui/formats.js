@@ -1,5 +1,7 @@
 // Numbers and times as people read them.
 
+const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
 /** 12.3 kB */
 export function bytes(count) {
   if (count < 1000) return `${count} B`;
@@ -9,8 +11,12 @@ export function bytes(count) {
   }
 }
 
-/** Three digits, without a tail of zeros. */
-export const number = (value) => (value === 0 ? "0" : String(Number(value.toPrecision(value >= 1000 ? 4 : 3))));
+/** A few digits without a tail of zeros, and powers of ten for what is very small. */
+export function number(value) {
+  if (value === 0 || Math.abs(value) >= 0.001) return String(Number(value.toPrecision(value >= 1000 ? 4 : 3)));
+  const [digits, power] = value.toExponential(1).split("e-");
+  return `${digits.replace(".0", "")}·10⁻${[...power].map((digit) => RAISED[digit]).join("")}`;
+}
 
 /** 350 ms, 1.24 s, 3 min */
 export function seconds(value) {

@@ -26,7 +26,11 @@ export function start() {
     if (!changed.includes("versions") && !changed.includes("live")) return;
     const measured = known.versions.filter((version) => version.drift).slice(-SHOWN);
     drift(measured.map(({ version, drift: found }) => ({ name: version, value: found.kl, marked: version === known.live })));
-    timed().then((columns) => columns && times(columns));
+    timed().then((columns) => {
+      if (!columns) return;
+      times(columns);
+      byId("seconds-legend").hidden = !columns.length;
+    });
   });
   queue();
 }

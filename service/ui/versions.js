@@ -43,8 +43,7 @@ function row(version) {
   return element(
     "li",
     { class: live ? "live" : "", "aria-current": live && "true" },
-    element("strong", { class: "version" }, version.version),
-    live && element("span", { class: "badge" }, "live"),
+    element("span", { class: "name" }, element("strong", { class: "version" }, version.version), live && element("span", { class: "badge" }, "live")),
     element("span", { class: "what" }, what.length ? what : nothing),
     element("span", { class: "facts" }, [parts.join(" · "), parts.length && when ? " · " : "", when]),
     !live && goButton(version.version),
