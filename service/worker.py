@@ -177,7 +177,7 @@ class Worker:
         document = await self._patiently(lambda: self._documents.read(job.namespace, job.document_id))
         head = await asyncio.to_thread(self._head, job.namespace)
         canaries = await self._patiently(lambda: self._canaries.counted(job.namespace))
-        learned = await asyncio.to_thread(self._run_learner, document["text"], head, canaries)
+        learned = await asyncio.to_thread(self._run_learner, document["text"], head, canaries, self._noting(job))
         report = asdict(learned.report) | {"shadow": self._shadow}
         self._observe(learned)
         if learned.report.rejection is not None or not learned.delta.factors:
@@ -202,10 +202,20 @@ class Worker:
             with contextlib.suppress(QueueFull):  # there will be a next time
                 await self._patiently(lambda: self._orders.collect(namespace, keep))
 
-    def _run_learner(self, text: str, head: Head, canaries: Sequence[Canary]) -> Learned:
+    def _noting(self, job: Job) -> Callable[[str], None]:
+        """What tells a job's followers, from another thread, of each stage that begins; nobody waits for it."""
+        loop = asyncio.get_running_loop()
+
+        def note(stage: str) -> None:
+            if not loop.is_closed():
+                asyncio.run_coroutine_threadsafe(self._queue.note(job, stage), loop)
+
+        return note
+
+    def _run_learner(self, text: str, head: Head, canaries: Sequence[Canary], note: Callable[[str], None]) -> Learned:
         asked = as_memories(self._learner.workspace.base, canaries)
         with self._turns.learning():
-            return self._learner.learn(text, head.total, head.memories, head.turn, asked)
+            return self._learner.learn(text, head.total, head.memories, head.turn, asked, note)
 
     async def _publish(self, claim: Claim, head: Head, learned: Learned, report: dict[str, Any]) -> None:
         """Version to disk and into memory, then flip the alias: the first request after that runs on it."""

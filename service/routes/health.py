@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
+from adapters.views import question_form
 from service.routes.common import RuntimeOf
 
 router = APIRouter()
@@ -37,8 +38,10 @@ async def readyz(runtime: RuntimeOf) -> dict[str, Any]:
 
 @router.get("/version")
 async def version(runtime: RuntimeOf) -> dict[str, Any]:
-    """Of the software, and of the base model."""
-    return {"version": "0.1.0", "model": runtime.base.source, "digest": runtime.base.digest}
+    """Of the software, and of the base model; and the forms of a question that is put to it, and of the views that it learns."""
+    base, template = runtime.base, runtime.template
+    forms = {"question": question_form(base, template), "view": template.view_form}
+    return {"version": "0.1.0", "model": base.source, "digest": base.digest, "forms": forms}
 
 
 @router.get("/metrics", response_class=Response)
