@@ -20,6 +20,7 @@ from service.rates import Rates
 from service.routes import audit, canaries, dead_letters, documents, generate, health, keys, learn, openai, page, versions
 from service.runtime import Runtime
 from service.settings import Settings
+from service.traces import Traced
 
 log = structlog.get_logger()
 
@@ -57,6 +58,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.receive_seconds)
     app.add_middleware(Gate, api_keys=runtime.api_keys, rates=Rates(runtime.redis), settings=settings)
     app.add_middleware(SecurityHeaders)
+    if runtime.traces.on:
+        app.add_middleware(Traced, traces=runtime.traces)
     app.add_middleware(RequestId)  # outermost, so that every answer has one
     for error in (ServiceError, AdapterError, RedisError):
         app.add_exception_handler(error, _answer_error)

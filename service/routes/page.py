@@ -1,4 +1,7 @@
-"""The page at /: files of `service/ui` as they are. (The policy that lets them load nothing from elsewhere is `middleware.py`'s.)"""
+"""The page at /: files of `service/ui` as they are.
+
+Covered: those files by name. Not covered: the policy that lets them load nothing from elsewhere (`middleware.py`).
+"""
 
 from pathlib import Path
 
