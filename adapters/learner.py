@@ -116,7 +116,7 @@ class Learner:
         """
         clock, candidate = _Clock(note), current.copy()
         pieces = self._windows(document)
-        with clock.stage("fold"):
+        with clock.stage("fold", silent=True):  # views come first
             metric = self.metric.after(memories if self.config.views.count else ())  # the fast path has no lessons to keep
         past = Past(memories, self.anchors, self.config.reflection, turn, canaries)
         state = _State(candidate, past, metric, turn, clock)
@@ -302,8 +302,8 @@ class _Clock:
         self._note, self._noted = note, ""
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        if name != self._noted:
+    def stage(self, name: str, silent: bool = False) -> Iterator[None]:
+        if name != self._noted and not silent:
             self._noted = name
             self._note(name)
         start = time.perf_counter()

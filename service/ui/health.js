@@ -42,8 +42,8 @@ async function timed() {
   const missing = learned.filter(({ job_id }) => !reports.has(job_id));
   while (missing.length) {
     await Promise.all(missing.splice(0, AT_ONCE).map(async ({ job_id }) => {
-      const job = await get(`learn/${job_id}`, {}, { quiet: true }).catch(() => null); // a report may have been taken back
-      reports.set(job_id, job?.report?.seconds || null);
+      const job = await get(`learn/${job_id}`, {}, { quiet: true }).catch(() => null);
+      if (job) reports.set(job_id, job.report?.seconds || null); // it goes when its document is taken back
     }));
     if (known.versions !== versions) return null;
   }

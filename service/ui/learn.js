@@ -51,7 +51,7 @@ async function learn(text, question) {
 
 /** What was made of it. */
 async function show(job, question, signal) {
-  const { kind, text } = verdict(job);
+  const { kind, text } = verdict(job, job.namespace === known.namespace ? known.live : job.version);
   const [parent, document] = await Promise.all([before(job), get(`documents/${segment(job.document_id)}`, { namespace: job.namespace })]);
   if (signal.aborted) return;
   const versions = parent && { namespace: job.namespace, before: parent, after: job.version, signal };

@@ -3,8 +3,8 @@
 import { element } from "./dom.js";
 import { number, seconds, share } from "./formats.js";
 
-/** `{kind, text}` of a job that has ended; kind: good, nothing, bad. */
-export function verdict(job) {
+/** `{kind, text}` of a job that has ended; kind: good, nothing, bad. live: the version that answers now. */
+export function verdict(job, live) {
   const { report, status, version } = job;
   const took = job.finished_at - job.accepted_at;
   if (status === "rejected") return { kind: "bad", text: `Rejected by the guard: ${report.rejection}. Nothing has changed.` };
@@ -12,6 +12,7 @@ export function verdict(job) {
   if (status === "failed") return { kind: "bad", text: `It could not be learned: ${job.error}.` };
   if (!report?.folds.length) return { kind: "nothing", text: `There was nothing new in it: ${version} answers as before.` };
   if (report.shadow) return { kind: "good", text: `Learned in ${seconds(took)} as ${version}, which answers when it is asked for by name.` };
+  if (version !== live) return { kind: "good", text: `Learned in ${seconds(took)} as ${version}; by now ${live} answers.` };
   return { kind: "good", text: `Learned in ${seconds(took)}: ${version} answers now.` };
 }
 
