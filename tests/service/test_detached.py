@@ -146,6 +146,10 @@ def test_the_worker_shows_its_own_metrics(apart: Apart, facts: list[Taught]) -> 
     with Http(f"http://127.0.0.1:{apart.metrics_port}") as worker:
         assert worker.metric(name, operation="fold") >= 1
         assert worker.metric(name, operation="publish") >= 1
+        assert worker.metric("infold_redis_up") == worker.metric("infold_writer", namespace="default") == 1
+        apart.http.post("/versions/rollback", json={"to": "v0"}).raise_for_status()
+        eventually(lambda: worker.metric("infold_weight_version_info", namespace="default", version="v0") == 1)
+        assert worker.metric("infold_drift_kl_nats", namespace="default") == 0
 
 
 def test_a_second_worker_stands_by_and_takes_over_when_the_first_dies(apart: Apart) -> None:
