@@ -8,7 +8,7 @@ BIN := .venv/bin
 TORCH := torch==2.13.0$(if $(CUDA),,+cpu)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install serve test test-slow lint clean
+.PHONY: install serve test test-slow lint audit clean
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -36,6 +36,10 @@ $(BIN)/helm: .venv/installed tests/deploy/fetch_helm.py
 
 test-slow: install
 	$(BIN)/pytest -m slow --timeout 1200
+
+# Known vulnerabilities of what is installed. It asks pypi.org, and fails where it gets no answer: no audit is no clean audit.
+audit: install
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -56,7 +56,7 @@ class TooSlow(ServiceError):
 class UnknownNamespace(ServiceError):
     """No such namespace is served, as far as the caller may know."""
 
-    def __init__(self, namespace: str, served: Iterable[str]) -> None:
+    def __init__(self, namespace: str, served: Iterable[str] = ()) -> None:
         super().__init__(f"namespace {namespace!r} is not served; served: {', '.join(sorted(served))}", param="namespace")
 
 

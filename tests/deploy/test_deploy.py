@@ -15,6 +15,8 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from adapters.config import GuardConfig
+from service.errors import InvalidSettings
+from service.gate import check_exposure
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -362,7 +364,7 @@ def test_every_variable_named_in_deployment_files_is_a_setting() -> None:
     files = [ROOT / "Dockerfile", *DASHBOARDS.values(), *DEPLOY.glob("*.yaml"), DEPLOY / "README.md", ROOT / "docs" / "runbook.md"]
     named = {name for file in files for name in re.findall(r"\bINFOLD_[A-Z_]*[A-Z]\b", file.read_text())}
     assert {"INFOLD_HOST", "INFOLD_DATA_DIR", "INFOLD_CACHE_DIR", "INFOLD_REDIS_URL"} <= named
-    assert {name for name in named if not _is_setting(name)} == set()
+    assert {name for name in named if not _is_setting(name)} <= {"INFOLD_API_KEY"}  # of commands
 
 
 def test_a_variable_that_is_no_setting_is_noticed() -> None:
@@ -370,3 +372,14 @@ def test_a_variable_that_is_no_setting_is_noticed() -> None:
     assert not _is_setting("INFOLD_LEARN__GUARD__KL_TOTALS")
     assert not _is_setting("INFOLD_REDIS_URI")
     assert not _is_setting("INFOLD_LEARNER__VIEWS")
+
+
+def test_infold_starts_in_its_container_only_with_a_key_of_the_operators_which_prometheus_shows() -> None:
+    compose = _compose()
+    assert compose["services"]["infold"]["environment"]["INFOLD_ADMIN_KEY"].startswith("${INFOLD_ADMIN_KEY:?")
+    (secret,) = compose["services"]["prometheus"]["secrets"]
+    assert compose["secrets"][secret] == {"environment": "INFOLD_ADMIN_KEY"}
+    (job,) = _prometheus()["scrape_configs"]
+    assert job["authorization"] == {"credentials_file": f"/run/secrets/{secret}"}
+    with pytest.raises(InvalidSettings):
+        check_exposure(Settings(host=_image_environment()["INFOLD_HOST"]))

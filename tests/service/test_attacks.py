@@ -81,10 +81,10 @@ def harmless(answer: tuple[int, dict[str, str], bytes], *allowed: int) -> None:
 
 CLIMBS = [
     b"../../../../../../etc/passwd", b"..%2f..%2f..%2f..%2fetc%2fpasswd", b"%2e%2e%2f%2e%2e%2fetc/passwd", b"..", b".", b"...",
-    b"..%5c..%5cetc%5cpasswd", b"%252e%252e%252f", b"/etc/passwd", b"%2fetc%2fpasswd", b"..;/x", b"%c0%ae%c0%ae/", b"file:%2f%2f%2fetc",
-   
-    b"%00", b"a%00.txt", b"%0a", b"%0d%0aSet-Cookie:%20a=b", b"%ff%fe",
-    b"%F0%9F%A6%80", b"*", b"?", b"infold:default:alias", b"a:b:c",
+    b"..%5c..%5cetc%5cpasswd", b"%252e%252e%252f", b"/etc/passwd", b"%2fetc%2fpasswd", b"..;/x", b"%c0%ae%c0%ae/",
+    b"file:%2f%2f%2fetc",
+    b"%00",
+    b"a%00.txt", b"%0a", b"%0d%0aSet-Cookie:%20a=b", b"%ff%fe", b"%F0%9F%A6%80", b"*", b"?", b"infold:default:alias", b"a:b:c",
     b"{x}", b"%7b%7b7*7%7d%7d", b"'%20OR%201=1", b"v0%00", b"-1", b"0x10", b"1e400", b"%", b"%zz", b"a" * 20_000, b"nul", b"~root",
 ]  # fmt: skip
 PARAMETERS = [
@@ -241,7 +241,6 @@ BOMBS = [
     b'{"prompt": "a\xc3"}',
     b"\xef\xbb\xbf{}",
     b'{"prompt": "a"}\x00',
-    '{"prompt": "a"}'.encode("utf-16"),
     b"\x1f\x8b\x08\x00" + b"\x00" * 100,
 ]
 ROUTES = [
