@@ -18,6 +18,7 @@ from service.middleware import BodyLimit, RequestId
 from service.routes import canaries, dead_letters, documents, generate, health, learn, openai, versions
 from service.runtime import Runtime
 from service.settings import Settings
+from service.traces import Traced
 
 log = structlog.get_logger()
 
@@ -50,6 +51,8 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (learn, dead_letters, generate, openai, documents, versions, canaries, health):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    if runtime.traces.on:
+        app.add_middleware(Traced, traces=runtime.traces)
     app.add_middleware(RequestId)  # outermost, so that every answer has one
     for error in (ServiceError, AdapterError, RedisError):
         app.add_exception_handler(error, _answer_error)

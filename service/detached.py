@@ -29,6 +29,7 @@ from service.metrics import Metrics
 from service.model import load_model
 from service.settings import Settings
 from service.state import State
+from service.traces import Traces
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
 from service.worker import Worker
@@ -40,9 +41,10 @@ class DetachedWorker:
     """Learner, worker, and what they need of Redis."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises InvalidSettings: the URL of Redis is none."""
+        """Raises InvalidSettings: the URL of Redis is none, or traces are wanted without their extra."""
         self.settings, self.metrics = settings, Metrics()
         self._redis = connect(settings.redis_url or EmbeddedValkey(settings.data_dir).url)
+        self._traces = Traces(settings.traces, "infold-worker")
         self._worker: Worker | None = None
         self.turns = Turns()
 
@@ -58,6 +60,7 @@ class DetachedWorker:
         finally:
             with contextlib.suppress(RedisError):
                 await self._redis.aclose()
+            self._traces.close()
             lock.release()
 
     async def stop(self) -> None:
@@ -88,7 +91,7 @@ class DetachedWorker:
         learner = await asyncio.to_thread(self._make_learner, workspace)
         await self._reach_redis(state)
         lease = Lease(self._redis, settings.namespaces, name, settings.lease_seconds, metrics)
-        self._worker = Worker(state, lease, None, learner, self.turns, metrics, settings)
+        self._worker = Worker(state, lease, None, learner, self.turns, metrics, settings, self._traces)
         following = asyncio.create_task(self._follow(state.ledger))
         try:
             log.info("waiting for documents", namespaces=settings.namespaces)

@@ -18,7 +18,8 @@
     infold:{ns}:fence                 string   the token of the last worker that has become that; each gets a higher one
     infold:moves                      stream   {namespace, version, served, withdrawn} of aliases that moved; the last 10,000
     infold:job:{id}                   hash     job_id, namespace, document_id, kind, exact, status, attempts, version, report,
-                                               error, timestamps; given up: dead, its entry in the stream of dead letters
+                                               error, timestamps; given up: dead, its entry in the stream of dead letters;
+                                               traceparent, the W3C trace context of the request, where traces are made
     infold:job:{id}:events            stream   {status, stage}: what /learn/{id}/events and `wait` follow; an hour after the end
 
 Every change that spans keys is one Lua script, so a crash leaves all of it or nothing.

@@ -66,6 +66,7 @@ for _, d in ipairs(fresh) do
   redis.call('ZADD', documents, now, d.document_id)
   redis.call('HSET', 'infold:job:' .. d.job_id, 'job_id', d.job_id, 'namespace', ARGV[6], 'document_id', d.document_id,
     'status', 'queued', 'accepted_at', now, 'attempts', 0)
+  if ARGV[8] ~= '' then redis.call('HSET', 'infold:job:' .. d.job_id, 'traceparent', ARGV[8]) end
   redis.call('XADD', 'infold:job:' .. d.job_id .. ':events', '*', 'status', 'queued')
   redis.call('XADD', jobs, '*', 'job', d.job_id)
 end
@@ -144,10 +145,16 @@ class JobQueue:
                 if "BUSYGROUP" not in str(error):
                     raise
 
-    async def accept(self, namespace: str, wanted: Sequence[NewDocument], idempotency: tuple[str, str] | None = None) -> list[Job]:
+    async def accept(
+        self,
+        namespace: str,
+        wanted: Sequence[NewDocument],
+        idempotency: tuple[str, str] | None = None,
+        traceparent: str | None = None,
+    ) -> list[Job]:
         """Queue documents, all or none. The same id with the same text again gives the same job.
 
-        idempotency: a client's key and a digest of the body that it came with.
+        idempotency: a client's key and a digest of the body that it came with. traceparent: of the request.
 
         Raises:
             QueueFull: more would wait than may.
@@ -167,7 +174,7 @@ class JobQueue:
         key, body = idempotency or ("", "")
         answer = await self._accept(
             keys=[keys.jobs(namespace), keys.documents(namespace), keys.idempotency(namespace, key) if key else ""],
-            args=[keys.document(namespace, ""), now, self._max_depth, body, json.dumps(listed), namespace, _DAY],
+            args=[keys.document(namespace, ""), now, self._max_depth, body, json.dumps(listed), namespace, _DAY, traceparent or ""],
         )
         if answer[0] == "full":
             raise QueueFull(f"{answer[1]} jobs are waiting in namespace {namespace!r}; try again later", retry_after=5)

@@ -36,6 +36,7 @@ from service.model import load_model, load_template, serve_fast
 from service.residency import Residency
 from service.settings import Settings
 from service.state import State
+from service.traces import Traces
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
 from service.worker import Worker
@@ -48,6 +49,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.traces = Traces(settings.traces)
         self.metrics = Metrics()
         self.turns = Turns()
         self._valkey = None if settings.redis_url else EmbeddedValkey(settings.data_dir)
@@ -143,6 +145,7 @@ class Runtime:
             await self.redis.aclose()
         if self._valkey is not None:
             await asyncio.to_thread(self._valkey.stop)
+        await asyncio.to_thread(self.traces.close)
         for lock in self._locks:
             lock.release()
 
@@ -197,7 +200,7 @@ class Runtime:
             self._learner = await asyncio.to_thread(self._make_learner)
             settings, metrics = self.settings, self.metrics
             lease = Lease(self.redis, settings.namespaces, self._writer, settings.lease_seconds, metrics)
-            self.worker = Worker(self.state, lease, self.residency, self._learner, self.turns, metrics, settings)
+            self.worker = Worker(self.state, lease, self.residency, self._learner, self.turns, metrics, settings, self.traces)
             await self.worker.run()
         except asyncio.CancelledError:
             raise
@@ -210,7 +213,9 @@ class Runtime:
 
     def _arrivals(self) -> Arrivals:
         base, _, residency, workspace = self._loaded()
-        return Arrivals(self.ledger, self.queue, self.store, residency, self.metrics, base.digest, workspace.base_weights)
+        return Arrivals(
+            self.ledger, self.queue, self.store, residency, self.metrics, base.digest, workspace.base_weights, self.traces
+        )
 
     async def _reach_redis(self) -> None:
         """Wait for it: nothing can be answered before it is known which version answers."""

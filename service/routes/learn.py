@@ -25,13 +25,15 @@ async def learn(
     documents = body.listed()
     namespace = _namespace(body, documents)
     runtime.ledger.check(namespace)
-    await asyncio.to_thread(_check_sizes, runtime, documents)
-    key = (
-        None
-        if idempotency_key is None
-        else (idempotency_key, hashlib.sha256(body.model_dump_json(exclude={"wait"}).encode()).hexdigest())
-    )
-    jobs = await runtime.queue.accept(namespace, [_new(d) for d in documents], key)
+    traceparent = runtime.traces.current
+    with runtime.traces.span("accept", namespace=namespace, documents=len(documents)):
+        await asyncio.to_thread(_check_sizes, runtime, documents)
+        key = (
+            None
+            if idempotency_key is None
+            else (idempotency_key, hashlib.sha256(body.model_dump_json(exclude={"wait"}).encode()).hexdigest())
+        )
+        jobs = await runtime.queue.accept(namespace, [_new(d) for d in documents], key, traceparent)
     if body.wait:
         jobs, live = await until_live(runtime, jobs, body.wait)
         if live:
