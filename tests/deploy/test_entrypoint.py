@@ -42,7 +42,7 @@ mount -t tmpfs -o mode=1777,size=64m tmpfs "$root/tmp"
 mount --rbind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mount -o remount,bind,ro "$root"
-exec chroot "$root" setpriv --reuid %(user)s --regid %(user)s --clear-groups --no-new-privs --bounding-set=-all "$@"
+exec /usr/sbin/chroot "$root" setpriv --reuid %(user)s --regid %(user)s --clear-groups --no-new-privs --bounding-set=-all "$@"
 """
 
 
