@@ -16,6 +16,7 @@ Covered: all of OpenTelemetry (the extra `traces`; its own variables hold for sa
 which span (the callers). No text is in them, nor names that clients chose.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 TRACED = frozenset({"/learn", "/generate", "/v1/completions", "/v1/chat/completions"})
+LAST_SECONDS = 2.0
+"""For spans that are left when a process ends."""
 
 
 class Traces:
@@ -54,9 +57,11 @@ class Traces:
             self._tracer = self._provider.get_tracer("infold")
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Send what has not been sent, if the collector takes it; a server must not wait for one that does not."""
         if self.on:
-            self._provider.shutdown()
+            sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+            sending.start()
+            sending.join(LAST_SECONDS)
 
     @property
     def current(self) -> str | None:

@@ -77,8 +77,6 @@ def test_what_compose_puts_in_for_variables_is_there_or_asked_for() -> None:
 def test_the_image_has_what_the_project_needs_and_can_send_traces() -> None:
     """The program that lists what the image installs, run as the Dockerfile has it."""
     [program] = re.findall(r"python -c '(import tomllib[^']*)'", (ROOT / "Dockerfile").read_text().replace("\\\n", ""))
-    listed = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert listed == [*project["dependencies"], *project["optional-dependencies"]["traces"]]
+    assert done.stdout.splitlines() == [*project["dependencies"], *project["optional-dependencies"]["traces"]]

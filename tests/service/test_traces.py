@@ -200,7 +200,7 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
 
 
 def test_a_collector_that_is_away_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
-    """Answers come, and the server ends, as if it were there; the log says what was lost."""
+    """Spans end as if it were there, and so does the process; the log says what was lost."""
     traces = Traces("http://127.0.0.1:9")
     with traces.request({"type": "http", "method": "POST", "path": "/learn", "headers": []}), traces.span("accept"):
         pass
