@@ -49,10 +49,10 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.traces = Traces(settings.traces)
         self.metrics = Metrics()
         self.turns = Turns()
         self._valkey = None if settings.redis_url else EmbeddedValkey(settings.data_dir)
+        self.traces = Traces(settings.traces)
         self.redis = connect(settings.redis_url or self._valkey.url)  # type: ignore[union-attr]
         self._locks, self._writer = [DataLock(settings.data_dir)], "nobody"
         if settings.learner == "inside":

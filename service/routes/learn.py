@@ -25,14 +25,14 @@ async def learn(
     documents = body.listed()
     namespace = _namespace(body, documents)
     runtime.ledger.check(namespace)
+    key = (
+        None
+        if idempotency_key is None
+        else (idempotency_key, hashlib.sha256(body.model_dump_json(exclude={"wait"}).encode()).hexdigest())
+    )
     traceparent = runtime.traces.current
     with runtime.traces.span("accept", namespace=namespace, documents=len(documents)):
         await asyncio.to_thread(_check_sizes, runtime, documents)
-        key = (
-            None
-            if idempotency_key is None
-            else (idempotency_key, hashlib.sha256(body.model_dump_json(exclude={"wait"}).encode()).hexdigest())
-        )
         jobs = await runtime.queue.accept(namespace, [_new(d) for d in documents], key, traceparent)
     if body.wait:
         jobs, live = await until_live(runtime, jobs, body.wait)
