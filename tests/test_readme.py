@@ -24,7 +24,7 @@ def test_the_readme_says_what_infold_is_in_line_1_and_shows_the_exchange_by_line
 def test_the_readme_lists_every_file_of_the_packages() -> None:
     """The tree in the README is the tree."""
     tree = README[README.index("## The tree") :]
-    for package in ("adapters", "service", "benchmarks"):
+    for package in ("infold", "adapters", "service", "benchmarks"):
         for path in (ROOT / package).rglob("*.py"):
             assert path.name == "__init__.py" or path.name in tree, f"{path.relative_to(ROOT)} is not in the README's tree"
 
