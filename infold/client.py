@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import httpx2
 from httpx2 import EventSource
 
-from infold import calls
+import infold.calls as calls
 from infold.calls import Call, Request, Stream
 from infold.exchange import ERRORS, Exchange
 
