@@ -30,12 +30,14 @@ def test_the_readme_lists_every_file_of_the_packages() -> None:
 
 
 def test_the_readme_exchange_answers_as_shown(tmp_path: Path) -> None:
-    """Commands and answers of the first block, on another port."""
+    """Commands and answers of the first block, on another port; then the Python client's lines, which print their last comment."""
     block = re.search(r"```console\n(.*?)```", README, re.S)
     assert block is not None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    [program] = [found for found in re.findall(r"```python\n(.*?)```", README, re.S) if "from infold" in found]
+    program = program.replace(":8000", f":{port}")
     commands, expected = [], []
     for line in block[1].splitlines():
         if line.startswith("$ "):
@@ -50,10 +52,12 @@ def test_the_readme_exchange_answers_as_shown(tmp_path: Path) -> None:
     try:
         _until_ready(server, f"http://127.0.0.1:{port}/readyz")
         shown = subprocess.run(["bash", "-c", "\n".join(commands[1:])], capture_output=True, text=True, timeout=60, check=True)
+        said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
     assert [line for line in shown.stdout.splitlines() if line] == expected
+    assert said.stdout.strip() == program.rstrip().rpartition("# ")[2]
 
 
 def _until_ready(server: "subprocess.Popen[bytes]", url: str) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Annotated, Any
 
 import typer
+from rich.columns import Columns
 from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
@@ -87,7 +88,7 @@ def show(before: Sample, now: Sample, versions: list[Version]) -> dict[str, Any]
     queues = [
         {"namespace": name, "version": live.get(name), "queued": int(depth), "oldest_seconds": oldest.get(name, 0.0)}
         | {"dead_letters": int(dead.get(name, 0)), "canaries": canaries.get(name)}
-        for name, depth in now.by("infold_queue_depth", "namespace").items()
+        for name, depth in sorted(now.by("infold_queue_depth", "namespace").items(), key=lambda one: -one[1])
     ]
     latency = {
         what: {f"p{int(100 * share)}": quantile(before, now, name, share) for share in (0.5, 0.95, 0.99)}
@@ -135,7 +136,7 @@ def _drawn(seen: dict[str, Any]) -> Group:
         first += "; [red]Redis does not answer[/red]"
     if "error" in seen:
         first = f"[red]{escape(seen['error'])}[/red]"
-    return Group(first, queues, versions, rates, latency)
+    return Group(first, Columns([rates, latency]), versions, queues)  # what can be long comes last: a screen is cut off below
 
 
 @contextmanager

@@ -128,11 +128,11 @@ def refused(answer: httpx2.Response, status: int, code: str | None = None) -> di
 class ThreadServer:
     """The real application on a real socket, in a thread of this process, so that a test can reach inside."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, port: int = 0) -> None:
         self.settings = settings
         app = create_app(settings)
         self.runtime: Runtime = app.state.runtime
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        config = uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 

@@ -1,8 +1,7 @@
-"""The Python client, sync and async, over real HTTP: with a live server, a scripted one, and one that is killed and comes back."""
+"""The Python client, sync and async, over real HTTP: with a live server, a scripted one, and one that is started again."""
 
 import asyncio
 import inspect
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Any
 import pytest
 from conftest import Taught
 from scripted import error, ok, scripted
-from serving import ProcessServer, ThreadServer, free_port
+from serving import ThreadServer, free_port
 
 import infold
 import infold.calls as calls
 from infold.errors import STATUSES, Refused, ServerFailed, refusal
 from infold.exchange import Exchange
 from service.errors import STATUS, AliasMoved, ServiceError, code_of
+from service.settings import Settings
 
 JOB = {"job_id": "job-1", "document_id": "doc-1", "status": "queued"}
 
@@ -244,29 +244,32 @@ def test_methods_explain_themselves() -> None:
     assert [name for name in shown if not (hasattr(infold.Client, name) and hasattr(infold.AsyncClient, name))] == []
 
 
-def test_a_server_that_is_killed_and_started_again_is_waited_for(tmp_path: Path, facts: list[Taught]) -> None:
+def test_a_server_that_is_started_again_is_waited_for(
+    tmp_path: Path, settings_for: Callable[..., Settings], facts: list[Taught]
+) -> None:
     """A document in flight is learned once, its followers see its end, and questions are answered: by the next server."""
-    first = ProcessServer(tmp_path / "data").await_ready()
-    again: ProcessServer | None = None
-    try:
-        with (
-            infold.Client(first.url, patience=60) as client,
-            Blocking(first.url, patience=60) as other,
-            ThreadPoolExecutor(4) as pool,
-        ):
+    settings = settings_for(tmp_path / "data")
+    server = ThreadServer(settings).start()
+    port = int(server.url.rpartition(":")[2])
+    with (
+        infold.Client(server.url, patience=60) as client,
+        Blocking(server.url, patience=60) as other,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        try:
             job = client.learn(facts[0].text, id="a", wait=0)
             events = pool.submit(lambda: list(client.follow(job.job_id)))
-            first.end(signal.SIGKILL)
-            learned = pool.submit(client.learn, facts[1].text, id="b", wait=60)
-            answer = pool.submit(other.generate, facts[0].prompt, max_new_tokens=4)
-            again = ProcessServer(tmp_path / "data", "--port", str(first.port))
-            assert learned.result(90).ended
-            assert answer.result(90).finish_reason is not None
-            assert events.result(90)[-1].status == client.job(job.job_id).status == "succeeded"
+        finally:
+            server.stop()
+        learned = pool.submit(client.learn, facts[1].text, id="b", wait=60)
+        answer = pool.submit(other.generate, facts[0].prompt, max_new_tokens=4)
+        server = ThreadServer(settings, port).start()
+        try:
+            assert learned.result(60).ended
+            assert answer.result(60).finish_reason is not None
+            assert events.result(60)[-1].status == client.job(job.job_id).status == "succeeded"
             named = [name for version in client.versions() for name in version.documents]
             assert len(named) == len(set(named))
             assert set(client.documents().documents) == {"a", "b"}
-    finally:
-        if again is not None:
-            again.end()
-        first.remove()
+        finally:
+            server.stop()
