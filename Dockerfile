@@ -26,6 +26,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
 print(*project["dependencies"], *project["optional-dependencies"]["traces"], sep="\n")' > requirements.txt
 COPY README.md LICENSE ./
 COPY adapters adapters
+COPY infold infold
 COPY service service
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 

@@ -151,8 +151,3 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         raise InvalidSettings(str(error)) from error
     finally:
         _file.reset(token)
-
-
-def client_key() -> str | None:
-    """The API key that commands send: `INFOLD_API_KEY`."""
-    return os.environ.get("INFOLD_API_KEY") or None

@@ -129,12 +129,12 @@ def refused(answer: httpx2.Response, status: int, code: str | None = None) -> di
 class ThreadServer:
     """The real application on a real socket, in a thread of this process, so that a test can reach inside."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, port: int = 0) -> None:
         self.settings = settings
         self.app = app = create_app(settings)
         self.runtime: Runtime = app.state.runtime
         config = server_config(app, settings)
-        config.port = 0
+        config.port = port
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
