@@ -236,5 +236,5 @@ def test_the_command_adds_lists_and_removes(server: ThreadServer, namespace: str
     bad = run(app, ["canaries", "add", str(tmp_path / "bad.jsonl"), *at])
     assert bad.exit_code == 1
     assert "line 1" in bad.stderr
-    assert run(app, ["canaries", "remove", *at]).exit_code == 1
+    assert run(app, ["canaries", "remove", *at]).exit_code == 2
     assert "removed 2" in run(app, ["canaries", "remove", "--all", *at]).stdout
