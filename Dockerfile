@@ -22,10 +22,11 @@ FROM base AS wheel
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/var/cache/pip \
     pip install --constraint constraints.txt setuptools \
- && python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-    > requirements.txt
+ && python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*project["dependencies"], *project["optional-dependencies"]["traces"], sep="\n")' > requirements.txt
 COPY README.md LICENSE ./
 COPY adapters adapters
+COPY infold infold
 COPY service service
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 

@@ -5,7 +5,7 @@ Not covered: queues, versions on disk, publishing (the server's work).
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -104,17 +104,19 @@ class Learner:
         memories: Sequence[Memory] = (),
         turn: int = 0,
         canaries: Sequence[Memory] = (),
+        note: Callable[[str], None] = lambda _: None,
     ) -> Learned:
         """Learn `document` on top of `current` (not changed), rehearsing some of `memories`.
 
-        turn: seeds every choice, the guard's probes included. canaries: what must be answered as before.
+        turn: seeds every choice, the guard's probes included. canaries: what must be answered as before. note: called with each
+        stage that begins.
 
         Raises:
             EmptyDocument: nothing but white space.
         """
-        clock, candidate = _Clock(), current.copy()
+        clock, candidate = _Clock(note), current.copy()
         pieces = self._windows(document)
-        with clock.stage("fold"):
+        with clock.stage("fold", silent=True):  # views come first
             metric = self.metric.after(memories if self.config.views.count else ())  # the fast path has no lessons to keep
         past = Past(memories, self.anchors, self.config.reflection, turn, canaries)
         state = _State(candidate, past, metric, turn, clock)
@@ -293,13 +295,17 @@ class _State:
 
 
 class _Clock:
-    """Seconds spent per stage."""
+    """Seconds spent per stage, and word of each that begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[str], None]) -> None:
         self.seconds: dict[str, float] = {}
+        self._note, self._noted = note, ""
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str, silent: bool = False) -> Iterator[None]:
+        if name != self._noted and not silent:
+            self._noted = name
+            self._note(name)
         start = time.perf_counter()
         try:
             yield

@@ -49,6 +49,11 @@ class ViewTemplate:
         if not self.view_prefix or not self.view_answer or not self.view_stop or not all(self.view_stop):
             raise InvalidTemplate("view_prefix, view_answer and view_stop must not be empty")
 
+    @property
+    def view_form(self) -> str:
+        """A view as it is shown, with `{question}` and `{answer}`."""
+        return f"{self.view_prefix} {{question}}{self.view_answer} {{answer}}"
+
     @staticmethod
     def from_json(text: str) -> "ViewTemplate":
         """Parse `infold.json`.
@@ -128,6 +133,14 @@ def chat_ids(base: BaseModel, message: str) -> list[int]:
     messages = [{"role": "user", "content": message}]
     encoded: Any = base.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
     return list(encoded["input_ids"])
+
+
+def question_form(base: BaseModel, template: ViewTemplate) -> str:
+    """A text with `{question}`, after which the model goes on with the answer in the form in which it learned views."""
+    if not template.chat:
+        return f"{template.view_prefix} {{question}}{template.view_answer}"
+    messages = [{"role": "user", "content": "{question}"}]
+    return str(base.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def _end_of_turn(base: BaseModel) -> list[int]:

@@ -5,9 +5,11 @@ Covered: what /generate and the OpenAI routes share. Not covered: bodies and sha
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from service.errors import GenerationFailed, InvalidRequest, NotReady
 from service.generation import Piece, Wanted
@@ -22,6 +24,7 @@ class Answer:
     wanted: Wanted
     first: Piece
     _rest: AsyncGenerator[Piece, None]
+    _ended: Callable[[Piece], None]
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """All pieces, the first included; leaving cancels the request.
@@ -30,12 +33,13 @@ class Answer:
             NotReady, GenerationFailed: it was cut short by the server.
         """
         async with aclosing(self._rest):
-            yield self.first
             last = self.first
             while last.finish_reason is None:
+                yield last
                 last = await anext(self._rest)
                 _check(last)
-                yield last
+            self._ended(last)
+            yield last
 
     async def cancel(self) -> None:
         """Nobody wants it any more."""
@@ -65,6 +69,7 @@ async def begin(runtime: Runtime, record: VersionRecord, wanted: Wanted) -> Answ
     Raises:
         InvalidRequest, QueueFull, NotReady, GenerationFailed
     """
+    began, traces = time.time(), runtime.traces
     key = runtime.residency.lease(record.digest)
     if key is None:
         async with runtime.loading:  # one at a time: threads are few, and others must not wait for them
@@ -72,7 +77,8 @@ async def begin(runtime: Runtime, record: VersionRecord, wanted: Wanted) -> Answ
     rest = runtime.engine.generate(wanted, key, lambda: runtime.residency.release(key))
     first = await anext(rest)  # errors of the request are answered as errors, also when streaming
     _check(first)
-    return Answer(wanted, first, rest)
+    traces.first_token(wanted.namespace, record.name, began)
+    return Answer(wanted, first, rest, partial(traces.answer, wanted.namespace, record.name))
 
 
 async def begin_all(runtime: Runtime, record: VersionRecord, wanted: Sequence[Wanted]) -> list[Answer]:

@@ -17,9 +17,10 @@ from service.errors import ServiceError, StoreUnavailable, error_body, error_of,
 from service.gate import Gate, check_exposure
 from service.middleware import SECURITY_HEADERS, BodyLimit, RequestId, SecurityHeaders
 from service.rates import Rates
-from service.routes import audit, canaries, dead_letters, documents, generate, health, keys, learn, openai, versions
+from service.routes import audit, canaries, dead_letters, documents, generate, health, keys, learn, openai, page, versions
 from service.runtime import Runtime
 from service.settings import Settings
+from service.traces import Traced
 
 log = structlog.get_logger()
 
@@ -52,11 +53,13 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None, redoc_url=None,  # they run scripts of another site, which our answers forbid
     )  # fmt: skip
     app.state.runtime, app.state.canary_watch = runtime, canary_watch
-    for module in (learn, dead_letters, generate, openai, documents, versions, canaries, keys, audit, health):
+    for module in (learn, dead_letters, generate, openai, documents, versions, canaries, keys, audit, health, page):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.receive_seconds)
     app.add_middleware(Gate, api_keys=runtime.api_keys, rates=Rates(runtime.redis), settings=settings)
     app.add_middleware(SecurityHeaders)
+    if runtime.traces.on:
+        app.add_middleware(Traced, traces=runtime.traces)
     app.add_middleware(RequestId)  # outermost, so that every answer has one
     for error in (ServiceError, AdapterError, RedisError):
         app.add_exception_handler(error, _answer_error)

@@ -22,6 +22,7 @@ from service.ledger import Ledger, VersionRecord
 from service.metrics import Metrics
 from service.queue import JobQueue
 from service.residency import Residency
+from service.traces import Traces
 
 ATTEMPTS = 4
 """To read a version."""
@@ -40,10 +41,11 @@ class Arrivals:
         metrics: Metrics,
         base: str,
         base_weights: Mapping[str, Tensor],
+        traces: Traces | None = None,
     ) -> None:
         """base: digest of the base model."""
         self._ledger, self._queue, self._store, self._residency, self._metrics = ledger, queue, store, residency, metrics
-        self._base, self._base_weights = base, base_weights
+        self._base, self._base_weights, self._traces = base, base_weights, traces or Traces()
         self._served: dict[str, tuple[str, DeltaSum]] = {}
 
     async def run(self) -> None:
@@ -58,6 +60,7 @@ class Arrivals:
 
     async def _arrive(self, namespace: str, record: VersionRecord) -> bool:
         """Whether the version can be served."""
+        heard = time.time()
         for _ in range(ATTEMPTS):
             try:
                 await asyncio.to_thread(self._make_resident, namespace, record)
@@ -68,9 +71,11 @@ class Arrivals:
         else:
             log.error("it is not served; what was served before is", namespace=namespace, version=record.name)
             return False
-        self._metrics.show_version(namespace, record.name)
+        self._metrics.show_version(namespace, record.name, record.measured)
         if record.job_id is not None and record.number > self._ledger.highest(namespace):
-            self._metrics.learn_to_live.observe(time.time() - (await self._queue.read(record.job_id)).accepted_at)
+            job = await self._queue.read(record.job_id)
+            self._metrics.learn_to_live.labels(namespace).observe(time.time() - job.accepted_at)
+            self._traces.arrived(job, record.name, heard)
         return True
 
     def _make_resident(self, namespace: str, record: VersionRecord) -> None:

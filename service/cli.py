@@ -1,12 +1,14 @@
 """The command line: `infold serve | worker | train-scorer | doctor`, what `commands/` says to a server, and `infold bench`.
 
-Answers go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 misused.
+Answers go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 misused, 3 no server
+answers.
 """
 
 import asyncio
 import logging
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,16 +18,19 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from service.bench import bench
-from service.commands import answers, canaries, dead_letters, documents, export, keys, versions
-from service.commands.common import err, out, reported
+from service.commands import answers, canaries, chat, dead_letters, documents, export, keys, learn, top, versions
+from service.commands.common import FAILED, AsJson, err, out, print_json, reported
 from service.errors import ServiceError
 from service.settings import Settings, load_settings
 
 app = typer.Typer(
-    help="infold: an LLM server that keeps learning while it serves.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="infold: an LLM server that keeps learning while it serves.",
+    epilog="Exit codes: 0 done, 1 failed, 2 misused, 3 no server answers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
-for noun in (documents, answers, versions, export, canaries, dead_letters, keys):
+for noun in (learn, documents, answers, chat, top, versions, export, canaries, dead_letters, keys):
     app.add_typer(noun.app)
 
 Model = Annotated[str | None, typer.Argument(help="Hub id or local path; none: the demo model that ships.")]
@@ -121,6 +126,7 @@ def train_scorer(
     device: str | None = None,
     view_prompt: ViewPrompt = None,
     config: Config = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure curvature, sample anchors and train the token scorer of a model, with no labels."""
     from service.training import train
@@ -129,23 +135,38 @@ def train_scorer(
         settings = load_settings(config, model=model, device=device, view_prompt=view_prompt)
         texts = [line for line in corpus.read_text().splitlines() if line.strip()] if corpus else []
         result = train(settings, tasks, texts, into, progress)
+    if as_json:
+        print_json({name: str(value) if isinstance(value, Path) else value for name, value in asdict(result).items()})
+        return
     for path in (result.curvature, result.anchors, result.scorer):
         out.print(f"wrote {path}", markup=False)
     out.print(f"{result.tasks} tasks, {result.seconds:.0f} s", markup=False)
 
 
 @app.command()
-def doctor(config: Config = None) -> None:
-    """Look for what would keep a server from starting or learning."""
+def doctor(
+    model: Model = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where versions and the embedded Valkey live.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Redis to use instead of the embedded Valkey.")] = None,
+    device: Device = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what would keep a server from starting or learning. Ends with 1 if something would keep it from starting."""
     from service.doctor import examine
 
     with reported():
-        findings = examine(load_settings(config))
-    for finding in findings:
-        mark = "[green]ok[/green]  " if finding.fine else "[red]fix[/red] "
-        out.print(mark, escape(finding.text))
-    if not all(f.fine for f in findings):
-        raise typer.Exit(1)
+        findings = examine(load_settings(config, model=model, port=port, data_dir=data_dir, redis_url=redis_url, device=device))
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        marks = {"ok": "[green]ok  [/green]", "warn": "[yellow]warn[/yellow]", "fix": "[red]fix [/red]"}
+        for finding in findings:
+            remedy = f"; {finding.remedy}" if finding.remedy else ""
+            out.print(f"{marks[finding.level]} {escape(f'{finding.check}: {finding.found}{remedy}')}")
+    if any(finding.level == "fix" for finding in findings):
+        raise typer.Exit(FAILED)
 
 
 def _greet(settings: Settings) -> None:

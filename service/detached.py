@@ -29,6 +29,7 @@ from service.metrics import Metrics
 from service.model import load_model
 from service.settings import Settings
 from service.state import State
+from service.traces import Traces
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
 from service.worker import Worker
@@ -40,9 +41,10 @@ class DetachedWorker:
     """Learner, worker, and what they need of Redis."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises InvalidSettings: the URL of Redis is none."""
-        self.settings, self.metrics = settings, Metrics()
+        """Raises InvalidSettings: the URL of Redis is none, or traces are wanted without their extra."""
+        self.settings, self.metrics = settings, Metrics(settings.namespaces)
         self._redis = connect(settings.redis_url or EmbeddedValkey(settings.data_dir).url)
+        self._traces = Traces(settings.traces, "infold-worker")
         self._worker: Worker | None = None
         self.turns = Turns()
 
@@ -58,6 +60,7 @@ class DetachedWorker:
         finally:
             with contextlib.suppress(RedisError):
                 await self._redis.aclose()
+            self._traces.close()
             lock.release()
 
     async def stop(self) -> None:
@@ -88,7 +91,7 @@ class DetachedWorker:
         learner = await asyncio.to_thread(self._make_learner, workspace)
         await self._reach_redis(state)
         lease = Lease(self._redis, settings.namespaces, name, settings.lease_seconds, metrics)
-        self._worker = Worker(state, lease, None, learner, self.turns, metrics, settings)
+        self._worker = Worker(state, lease, None, learner, self.turns, metrics, settings, self._traces)
         following = asyncio.create_task(self._follow(state.ledger))
         try:
             log.info("waiting for documents", namespaces=settings.namespaces)
@@ -106,21 +109,27 @@ class DetachedWorker:
             try:
                 await state.queue.prepare(self.settings.namespaces)
                 await state.ledger.load()
-                return
+                break
             except RedisError as error:
+                self.metrics.redis_up.set(0)
                 log.warning("redis does not answer, waiting for a server with this data directory", error=str(error))
                 await asyncio.sleep(PATIENCE_SECONDS)
+        self.metrics.redis_up.set(1)
+        for namespace in self.settings.namespaces:
+            record = state.ledger.resolve(namespace)
+            self.metrics.show_version(namespace, record.name, record.measured)
 
     async def _follow(self, ledger: Ledger) -> None:
         """Hear of rollbacks, so that the next document is learned on top of what is served."""
 
-        async def nothing(_: str, __: VersionRecord) -> bool:
-            """There is no engine here."""
+        async def arrive(namespace: str, record: VersionRecord) -> bool:
+            """There is no engine here that must have it first."""
+            self.metrics.show_version(namespace, record.name, record.measured)
             return True
 
         while True:
             try:
-                await ledger.follow(nothing)
+                await ledger.follow(arrive)
             except RedisError:  # the worker says so
                 await asyncio.sleep(PATIENCE_SECONDS)
 

@@ -37,7 +37,7 @@ def difference(runtime: Runtime, namespace: str, old: str, new: str) -> dict[str
 
 def _probes(before: VersionRecord, after: VersionRecord) -> dict[str, dict[str, float | None]]:
     """Each probe as it was when either version was published, and the change."""
-    seen: list[dict[str, float]] = [asdict(UNTOUCHED) if r.digest is None else r.drift or {} for r in (before, after)]
+    seen: list[dict[str, float]] = [r.measured or {} for r in (before, after)]
     found: dict[str, dict[str, float | None]] = {}
     for probe in asdict(UNTOUCHED):
         one, other = (s.get(probe) for s in seen)

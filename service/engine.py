@@ -203,6 +203,8 @@ class Engine:
                 self._joining.append(self._waiting.take(underway))  # before anything can fail, so that whatever happens ends it
                 underway[chosen.wanted.namespace] += 1
         if prompts:
+            for joining in self._joining:
+                joining.joined = time.perf_counter()
             self._reading = Reading(self._base, prompts, prefixes)
             known_tokens = sum(0 if prefix is None else prefix.length for prefix in prefixes)
             self._metrics.prompt_tokens.inc(sum(map(len, prompts)))
@@ -248,6 +250,7 @@ class Engine:
             observe = self._metrics.first_token if first else self._metrics.between_tokens
             observe.observe(now - (running.accepted if first else running.touched))
             running.touched = now
+            running.first = running.first or now
             ends = token in self._base.stop_ids and not running.wanted.ignore_eos
             if running.wanted.alternatives is not None and not ends:
                 running.scored.append(score(logits[row], token, running.wanted.alternatives))
@@ -286,7 +289,8 @@ class Engine:
             self._metrics.requests.labels(reason).inc()
 
     def _send(self, running: Underway, text: str, reason: str | None = None) -> None:
-        piece = Piece(text, len(running.tokens), reason, tuple(running.scored))
+        course = None if reason is None else running.course
+        piece = Piece(text, len(running.tokens), reason, tuple(running.scored), course)
         running.scored.clear()
         self._delivery.add(running.loop, running.pieces, piece)
 

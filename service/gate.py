@@ -15,7 +15,7 @@ from service.rates import Rates
 from service.settings import Settings
 
 OPEN_PATHS = frozenset({"/", "/favicon.ico", "/healthz", "/readyz"})
-OPEN_FOLDERS = ("/page/", "/static/")
+OPEN_FOLDERS = ("/ui/",)
 """The page's own files: they hold nothing, and ask for a key themselves."""
 
 

@@ -43,6 +43,18 @@ class ScoredToken:
 
 
 @dataclass(frozen=True)
+class Course:
+    """When an answer came about, by `time.perf_counter`."""
+
+    accepted: float
+    joined: float
+    """When it had waited long enough, and its prompt began to be read."""
+    first: float
+    """Its first token."""
+    last: float
+
+
+@dataclass(frozen=True)
 class Piece:
     """Newly certain text; the last piece carries why the request ended."""
 
@@ -53,3 +65,5 @@ class Piece:
     """stop, length, cancelled or error."""
     scored: tuple[ScoredToken, ...] = ()
     """The tokens written since the last piece, if they were asked for; without the one that ends a text."""
+    course: Course | None = None
+    """Of the last piece, if any token was written."""

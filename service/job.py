@@ -42,6 +42,8 @@ class Job:
     started_at: float | None = None
     finished_at: float | None = None
     attempts: int = 0
+    traceparent: str | None = None
+    """Of the request that asked for it, where traces are made."""
     version: str | None = None
     report: dict[str, Any] | None = None
     error: str | None = None
@@ -81,6 +83,7 @@ def job_of(fields: Mapping[str, str]) -> Job:
         started_at=number("started_at"),
         finished_at=number("finished_at"),
         attempts=int(fields.get("attempts", 0)),
+        traceparent=fields.get("traceparent"),
         version=fields.get("version"),
         report=json.loads(fields["report"]) if fields.get("report") else None,
         error=fields.get("error") or None,

@@ -22,7 +22,8 @@
     infold:keys                       hash     API keys: id -> JSON {name, scopes, namespaces, rate, ...; sha256 of the key}
     infold:rate:{key}                 hash     held, at: requests that an API key has left, and since when; two minutes
     infold:job:{id}                   hash     job_id, namespace, document_id, kind, exact, status, attempts, version, report,
-                                               error, timestamps; given up: dead, its entry in the stream of dead letters
+                                               error, timestamps; given up: dead, its entry in the stream of dead letters;
+                                               traceparent, the W3C trace context of the request, where traces are made
     infold:job:{id}:events            stream   {status, stage}: what /learn/{id}/events and `wait` follow; an hour after the end
 
 Every change that spans keys is one Lua script, so a crash leaves all of it or nothing.

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from adapters.checkpoint import Version
+from adapters.drift import UNTOUCHED
 from adapters.versioned_linear import BASE
 from service import keys
 from service.connection import LONGEST_BLOCK_SECONDS, Client
@@ -42,6 +43,11 @@ class VersionRecord:
     def number(self) -> int:
         """Which version of its namespace it is: names count up."""
         return _number(self.name)
+
+    @property
+    def measured(self) -> dict[str, float] | None:
+        """What the probes said of it, or would say of the base model; None: it was not probed."""
+        return asdict(UNTOUCHED) if self.digest is None else self.drift
 
 
 BASE_RECORD = VersionRecord(BASE, None, None, (), None, 0.0, None, 0)

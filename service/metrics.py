@@ -1,5 +1,8 @@
 """Every Prometheus metric, declared once. Base units, bounded labels; request metrics with vLLM's stems and buckets."""
 
+import math
+from collections.abc import Mapping, Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -17,19 +20,20 @@ _REMAINDERS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 class Metrics:
     """One server's metrics, on a registry of their own, so that several servers fit into one process."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespaces: Sequence[str] = ()) -> None:
+        """namespaces: counted for from the first scrape on; what is measured of versions is shown once one answers."""
         self.registry = r = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=r)
         PlatformCollector(registry=r)
         GCCollector(registry=r)
 
         self.learn_to_live = Histogram(
-            "infold_learn_to_live_seconds", "From accepting a document to serving it.", registry=r, buckets=_SECONDS
+            "infold_learn_to_live_seconds", "From accepting a document to serving it.", ["namespace"], registry=r, buckets=_SECONDS
         )
         self.operation = Histogram(
             "infold_update_operation_duration_seconds", "Stages of an update.", ["operation"], registry=r, buckets=_SECONDS
         )
-        self.updates = Counter("infold_updates", "Documents by outcome.", ["result"], registry=r)
+        self.updates = Counter("infold_updates", "Documents by outcome.", ["namespace", "result"], registry=r)
         self.tokens_kept = Histogram(
             "infold_tokens_kept_ratio", "Tokens with a weight, of those read.", registry=r, buckets=_SHARES
         )
@@ -40,13 +44,18 @@ class Metrics:
             buckets=_REMAINDERS,
         )
         self.drift = Gauge(
-            "infold_drift_kl_nats", "KL of the published version from the base model, per token.", ["probe"], registry=r
+            "infold_drift_kl_nats",
+            "KL from the base model, per token, of the version served, or learned in its shadow since.",
+            ["namespace", "probe"],
+            registry=r,
         )
         self.canary_accuracy = Gauge(
             "infold_canary_accuracy_ratio", "Canaries that the live version answers as it must.", ["namespace"], registry=r
         )
-        self.rollbacks = Counter("infold_rollbacks", "Aliases moved back.", ["reason"], registry=r)
-        self.retention = Gauge("infold_retention_ratio", "Earlier documents asked that are still answered.", registry=r)
+        self.rollbacks = Counter("infold_rollbacks", "Aliases moved back.", ["namespace", "reason"], registry=r)
+        self.retention = Gauge(
+            "infold_retention_ratio", "Earlier documents asked that this version still answers.", ["namespace"], registry=r
+        )
 
         self.queue_depth = Gauge("infold_queue_depth", "Jobs queued or running.", ["namespace"], registry=r)
         self.queue_oldest_age = Gauge("infold_queue_oldest_age_seconds", "Age of the oldest of them.", ["namespace"], registry=r)
@@ -55,6 +64,7 @@ class Metrics:
             "infold_writer", "1 while this process holds the lease to write the namespace.", ["namespace"], registry=r
         )
         self.redis_up = Gauge("infold_redis_up", "1 while Redis answers.", registry=r)
+        self.redis_up.set(math.nan)  # not asked yet is not down
         self.version_info = Gauge("infold_weight_version_info", "1 for the version served.", ["namespace", "version"], registry=r)
         self.resident_versions = Gauge("infold_resident_versions", "Versions in memory beside the base model.", registry=r)
 
@@ -76,16 +86,27 @@ class Metrics:
         self._shown: dict[str, str] = {}
         for operation in ("view", "score", "fold", "guard", "publish", "rollback", "forget"):
             self.operation.labels(operation)
-        for result in ("succeeded", "unchanged", "rejected", "failed", "forgotten"):
-            self.updates.labels(result)
-        for reason in ("operator", "canaries"):
-            self.rollbacks.labels(reason)
         for reason in ("stop", "length", "cancelled", "error"):
             self.requests.labels(reason)
-        self.drift.labels("held_out")
+        for namespace in namespaces:
+            self._show_from_the_start(namespace)
 
-    def show_version(self, namespace: str, version: str) -> None:
-        """Export `version` as the one served, instead of the one before."""
+    def _show_from_the_start(self, namespace: str) -> None:
+        self.learn_to_live.labels(namespace)
+        for result in ("succeeded", "unchanged", "rejected", "failed", "forgotten"):
+            self.updates.labels(namespace, result)
+        for reason in ("operator", "canaries"):
+            self.rollbacks.labels(namespace, reason)
+
+    def show_probes(self, namespace: str, measured: Mapping[str, float] | None) -> None:
+        """Export what was measured of a version; None: nothing was, and what was measured before it stays."""
+        if measured is not None:
+            self.drift.labels(namespace, "held_out").set(measured["kl"])
+            self.retention.labels(namespace).set(measured["retained"])
+
+    def show_version(self, namespace: str, version: str, measured: Mapping[str, float] | None) -> None:
+        """Export `version` as the one served, instead of the one before, and what was measured of it."""
+        self.show_probes(namespace, measured)
         before = self._shown.get(namespace)
         if before is not None:
             self.version_info.remove(namespace, before)

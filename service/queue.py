@@ -66,6 +66,7 @@ for _, d in ipairs(fresh) do
   redis.call('ZADD', documents, now, d.document_id)
   redis.call('HSET', 'infold:job:' .. d.job_id, 'job_id', d.job_id, 'namespace', ARGV[6], 'document_id', d.document_id,
     'status', 'queued', 'accepted_at', now, 'attempts', 0)
+  if ARGV[8] ~= '' then redis.call('HSET', 'infold:job:' .. d.job_id, 'traceparent', ARGV[8]) end
   redis.call('XADD', 'infold:job:' .. d.job_id .. ':events', '*', 'status', 'queued')
   redis.call('XADD', jobs, '*', 'job', d.job_id)
 end
@@ -144,10 +145,16 @@ class JobQueue:
                 if "BUSYGROUP" not in str(error):
                     raise
 
-    async def accept(self, namespace: str, wanted: Sequence[NewDocument], idempotency: tuple[str, str] | None = None) -> list[Job]:
+    async def accept(
+        self,
+        namespace: str,
+        wanted: Sequence[NewDocument],
+        idempotency: tuple[str, str] | None = None,
+        traceparent: str | None = None,
+    ) -> list[Job]:
         """Queue documents, all or none. The same id with the same text again gives the same job.
 
-        idempotency: a client's key and a digest of the body that it came with.
+        idempotency: a client's key and a digest of the body that it came with. traceparent: of the request.
 
         Raises:
             QueueFull: more would wait than may.
@@ -167,7 +174,7 @@ class JobQueue:
         key, body = idempotency or ("", "")
         answer = await self._accept(
             keys=[keys.jobs(namespace), keys.documents(namespace), keys.idempotency(namespace, key) if key else ""],
-            args=[keys.document(namespace, ""), now, self._max_depth, body, json.dumps(listed), namespace, _DAY],
+            args=[keys.document(namespace, ""), now, self._max_depth, body, json.dumps(listed), namespace, _DAY, traceparent or ""],
         )
         if answer[0] == "full":
             raise QueueFull(f"{answer[1]} jobs are waiting in namespace {namespace!r}; try again later", retry_after=5)
@@ -205,12 +212,19 @@ class JobQueue:
 
     async def oldest_age(self, namespace: str) -> float:
         """Seconds since the oldest job still there was accepted; 0 if there is none."""
-        entries = await self._redis.xrange(keys.jobs(namespace), count=1)
-        return max(0.0, time.time() - int(entries[0][0].split("-")[0]) / 1000) if entries else 0.0
+        return _age(await self._redis.xrange(keys.jobs(namespace), count=1))
 
     async def dead_letters(self, namespace: str) -> int:
         """Jobs given up."""
         return int(await self._redis.xlen(keys.dead(namespace)))
+
+    async def lengths(self, namespaces: Sequence[str]) -> list[tuple[int, float, int]]:
+        """Depth, age of the oldest job and dead letters of each namespace, asked for together."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for namespace in namespaces:
+                pipe.xlen(keys.jobs(namespace)).xrange(keys.jobs(namespace), count=1).xlen(keys.dead(namespace))
+            answers = await pipe.execute()
+        return [(depth, _age(first), dead) for depth, first, dead in zip(*(answers[n::3] for n in range(3)), strict=True)]
 
     async def follow(
         self, job_id: str, after: str = "0", block_seconds: float = LONGEST_BLOCK_SECONDS
@@ -288,6 +302,11 @@ class JobQueue:
         job, name = claim.job, claim.job.namespace
         job_keys = [keys.job(job.job_id), keys.events(job.job_id), keys.jobs(name), keys.dead(name)]
         return str(await self._bury(name, claim.token, job_keys, [time.time(), _HOUR, error, keys.GROUP, claim.entry]))
+
+
+def _age(entries: Sequence[tuple[str, Any]]) -> float:
+    """Seconds since the first of them was written."""
+    return max(0.0, time.time() - int(entries[0][0].split("-")[0]) / 1000) if entries else 0.0
 
 
 def unknown(job_id: str) -> UnknownJob:

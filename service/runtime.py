@@ -38,6 +38,7 @@ from service.model import load_model, load_template, serve_fast
 from service.residency import Residency
 from service.settings import Settings
 from service.state import State
+from service.traces import Traces
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
 from service.worker import Worker
@@ -50,9 +51,10 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.namespaces)
         self.turns = Turns()
         self._valkey = None if settings.redis_url else EmbeddedValkey(settings.data_dir)
+        self.traces = Traces(settings.traces)
         self.redis = connect(settings.redis_url or self._valkey.url)  # type: ignore[union-attr]
         self._locks, self._writer = [DataLock(settings.data_dir)], "nobody"
         if settings.learner == "inside":
@@ -146,6 +148,7 @@ class Runtime:
             await self.redis.aclose()
         if self._valkey is not None:
             await asyncio.to_thread(self._valkey.stop)
+        await asyncio.to_thread(self.traces.close)
         for lock in self._locks:
             lock.release()
 
@@ -172,8 +175,8 @@ class Runtime:
             self.residency.pin(namespace, digest)
         finally:
             self.residency.release(key)
-        self.metrics.show_version(namespace, record.name)
-        self.metrics.rollbacks.labels(reason).inc()
+        self.metrics.show_version(namespace, record.name, record.measured)
+        self.metrics.rollbacks.labels(namespace, reason).inc()
         self.metrics.operation.labels("rollback").observe(time.perf_counter() - started)
         return record
 
@@ -191,7 +194,7 @@ class Runtime:
             for namespace in self.settings.namespaces:
                 record = self.ledger.resolve(namespace)
                 await asyncio.to_thread(self.residency.pin, namespace, record.digest)
-                self.metrics.show_version(namespace, record.name)
+                self.metrics.show_version(namespace, record.name, record.measured)
             self.engine.start()
             log.info("ready", model=self.base.source, digest=self.base.digest, seconds=round(time.perf_counter() - started, 2))
             if self.learns_elsewhere:
@@ -200,7 +203,7 @@ class Runtime:
             self._learner = await asyncio.to_thread(self._make_learner)
             settings, metrics = self.settings, self.metrics
             lease = Lease(self.redis, settings.namespaces, self._writer, settings.lease_seconds, metrics)
-            self.worker = Worker(self.state, lease, self.residency, self._learner, self.turns, metrics, settings)
+            self.worker = Worker(self.state, lease, self.residency, self._learner, self.turns, metrics, settings, self.traces)
             await self.worker.run()
         except asyncio.CancelledError:
             raise
@@ -213,7 +216,9 @@ class Runtime:
 
     def _arrivals(self) -> Arrivals:
         base, _, residency, workspace = self._loaded()
-        return Arrivals(self.ledger, self.queue, self.store, residency, self.metrics, base.digest, workspace.base_weights)
+        return Arrivals(
+            self.ledger, self.queue, self.store, residency, self.metrics, base.digest, workspace.base_weights, self.traces
+        )
 
     async def _reach_redis(self) -> None:
         """Wait for it: nothing can be answered before it is known which version answers."""

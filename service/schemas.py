@@ -74,7 +74,7 @@ class Body(BaseModel):
     """Refuses fields that nobody reads. It ends at its first errors: to tell all that was wrong with a body of megabytes took
     minutes, and held up everybody."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -90,19 +90,28 @@ class DocumentIn(Body):
 
     text: Text
     id: Identifier | None = None
+    """Of the document in its namespace; the same with another text replaces it. None: made from the text."""
     namespace: str | None = None
+    """None: that of the request."""
     metadata: Metadata = Field(default_factory=dict)
+    """Kept and shown with the document, never learned."""
 
 
 class LearnIn(Body):
     """Body of POST /learn: one `text`, or `documents`."""
 
     text: Text | None = None
+    """One document."""
     id: Identifier | None = None
+    """Of the one document; None: made from its text."""
     namespace: str | None = None
+    """Where it is learned; None: `default`."""
     metadata: Metadata | None = None
+    """Kept and shown with the one document, never learned."""
     documents: list[DocumentIn] | None = Field(None, min_length=1, max_length=1000, fail_fast=True)
+    """Several instead of one; all are accepted, or none."""
     wait: float = Field(0, ge=0, le=600, strict=False)
+    """Seconds to wait for the documents to be live."""
 
     @model_validator(mode="after")
     def one_of(self) -> "LearnIn":
@@ -131,16 +140,24 @@ class GenerateIn(Body):
 
     prompt: Encodable
     max_new_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    """None: 128, or as many as fit into the context."""
     temperature: Finite = Field(0.0, ge=0, le=10)
+    """0: the likeliest token each time."""
     top_p: Finite = Field(1.0, gt=0, le=1)
+    """Only the likeliest tokens that make up this probability; 1: all."""
     top_k: int = Field(0, ge=0, le=1_000_000)
+    """Only so many of the likeliest tokens; 0: all."""
     seed: int | None = Field(None, ge=0, lt=2**63)
+    """The same seed gives the same answer of the same version. None: another each time."""
     stop: Stop = None
+    """Where to stop; not part of the answer."""
     stream: bool = False
+    """Server-sent events, a piece of text each."""
     explain: bool = False
     """With `sources`: the documents that raised the answer most."""
     namespace: str = "default"
     version: str | None = None
+    """Which version answers; None: what is live in the namespace."""
 
 
 class CanaryIn(Body):
@@ -148,6 +165,7 @@ class CanaryIn(Body):
 
     prompt: Text = Field(max_length=8192)
     answer: Text = Field(max_length=8192)
+    """What the answer must begin with."""
 
 
 class CanariesIn(Body):
@@ -161,16 +179,21 @@ class CollectIn(Body):
     """Body of POST /versions/collect."""
 
     keep: int = Field(ge=1, le=1_000_000)
+    """How many of the newest versions stay, beside the live one."""
     namespace: str = "default"
     dry_run: bool = False
+    """Say what would go, and let nothing go."""
     wait: float = Field(0, ge=0, le=600, strict=False)
+    """Seconds to wait for the job's end."""
 
 
 class RollbackIn(Body):
     """Body of POST /versions/rollback."""
 
     to: str
+    """The version that is to answer."""
     expected: str | None = Field(None, min_length=1)
+    """Refused with 412 if another one answers by then."""
     namespace: str = "default"
 
 
@@ -178,6 +201,7 @@ class ExportIn(Body):
     """Body of POST /versions/{version}/export."""
 
     rank: int = Field(16, ge=1, le=1_000_000)
+    """Of the adapter: what it cannot hold is lost, and listed."""
     namespace: str = "default"
 
 

@@ -63,6 +63,10 @@ class Settings(BaseSettings):
     """inside: this server learns beside decoding; elsewhere: an `infold worker` with the same data directory does."""
     metrics_port: int | None = Field(None, ge=0, le=65535)
     """Where a worker shows its metrics; None: nowhere. A server shows its own at /metrics."""
+    traces: Annotated[str, StringConstraints(pattern=r"^https?://")] | None = Field(
+        default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
+    """Where traces are sent, by OTLP over HTTP: http://localhost:4318; None: none are made."""
     view_prompt: str | None = None
     """A view template as JSON, or the path of a file with one; None: `infold.json` beside the weights, else a default."""
 
@@ -147,8 +151,3 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         raise InvalidSettings(str(error)) from error
     finally:
         _file.reset(token)
-
-
-def client_key() -> str | None:
-    """The API key that commands send: `INFOLD_API_KEY`."""
-    return os.environ.get("INFOLD_API_KEY") or None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from service.delivery import Pieces
-from service.generation import ScoredToken, Wanted
+from service.generation import Course, ScoredToken, Wanted
 from service.text_stream import TextStream
 
 
@@ -28,6 +28,8 @@ class Underway:
     """Since the last piece."""
     tokens: list[int] = field(default_factory=list)
     """Written so far."""
+    joined: float = 0.0
+    first: float = 0.0
     touched: float = 0.0
     cancelled: bool = False
 
@@ -35,3 +37,8 @@ class Underway:
     def owner(self) -> tuple[str, str]:
         """Whose prefixes it may use."""
         return self.wanted.namespace, self.version
+
+    @property
+    def course(self) -> Course | None:
+        """What there is to say when it ends."""
+        return Course(self.accepted, self.joined, self.first, self.touched) if self.tokens else None

@@ -67,7 +67,7 @@ class Upkeep:
             except AliasMoved:
                 return False
         await self._finish(claim)
-        self._metrics.updates.labels("forgotten").inc()
+        self._metrics.updates.labels(job.namespace, "forgotten").inc()
         self._metrics.operation.labels("forget").observe(time.perf_counter() - started)
         return True
 
@@ -118,7 +118,7 @@ class Upkeep:
         self._heads.put(job.namespace, made.head)
         if self._residency is not None:
             await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
-        self._metrics.show_version(job.namespace, record.name)
+        self._metrics.show_version(job.namespace, record.name, record.measured)
         if made.version is not None:
             await self._heads.write_snapshot(made.head)
         if self._shadow:

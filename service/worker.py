@@ -37,6 +37,7 @@ from service.metrics import Metrics
 from service.residency import Residency
 from service.settings import Settings
 from service.state import State
+from service.traces import Traces
 from service.turns import Turns
 from service.upkeep import Upkeep
 
@@ -67,11 +68,13 @@ class Worker:
         turns: Turns,
         metrics: Metrics,
         settings: Settings,
+        traces: Traces | None = None,
     ) -> None:
         """residency: of the engine in this process; None: whoever serves is elsewhere, and hears of versions from the ledger."""
         self._queue, self._ledger, self._documents, self._store = state.queue, state.ledger, state.documents, state.store
         self._orders, self._canaries, self._lease, self._residency = state.orders, state.canaries, lease, residency
         self._learner, self._turns, self._metrics, self._settings = learner, turns, metrics, settings
+        self._traces = traces or Traces()
         self._shadow = settings.publish == "shadow"
         self._tried = -math.inf
         self._known: dict[str, int] = {}
@@ -91,7 +94,8 @@ class Worker:
                     claim = await self._claim()
                     self._metrics.redis_up.set(1)
                     if claim is not None:
-                        await self._work(claim)
+                        with self._traces.job(claim.job):
+                            await self._work(claim)
                         self._heads.save(claim.job.namespace)
                 except Fenced as error:  # neither acknowledged nor failed: it is for whoever holds the lease now
                     self._lease.drop(error.namespace)
@@ -168,8 +172,9 @@ class Worker:
                 await self._bury(claim, f"{type(error).__name__}: {error}")
 
     async def _bury(self, claim: Claim, reason: str) -> None:
+        self._traces.mark(status="failed")
         if await self._patiently(lambda: self._queue.bury(claim, reason)) == "failed":
-            self._metrics.updates.labels("failed").inc()
+            self._metrics.updates.labels(claim.job.namespace, "failed").inc()
 
     async def _learn(self, claim: Claim) -> bool:
         """Learn on top of what is served. Returns whether that was still served when the version was ready."""
@@ -177,18 +182,22 @@ class Worker:
         document = await self._patiently(lambda: self._documents.read(job.namespace, job.document_id))
         head = await asyncio.to_thread(self._head, job.namespace)
         canaries = await self._patiently(lambda: self._canaries.counted(job.namespace))
-        learned = await asyncio.to_thread(self._run_learner, document["text"], head, canaries)
+        with self._traces.stages() as begin:
+            note = self._noting(job, begin)
+            learned = await asyncio.to_thread(self._run_learner, document["text"], head, canaries, note)
         report = asdict(learned.report) | {"shadow": self._shadow}
         self._observe(learned)
         if learned.report.rejection is not None or not learned.delta.factors:
             head.refused += 1
             status = "succeeded" if learned.report.rejection is None else "rejected"
+            self._traces.mark(status=status, version=head.record.name)
             await self._patiently(lambda: self._documents.note_weights(claim, learned.weights, head.record.name))
             await self._patiently(lambda: self._queue.end(claim, status, version=head.record.name, report=json.dumps(report)))
-            self._metrics.updates.labels("unchanged" if status == "succeeded" else "rejected").inc()
+            self._metrics.updates.labels(job.namespace, "unchanged" if status == "succeeded" else "rejected").inc()
         else:
             try:
-                await self._publish(claim, head, learned, report)
+                with self._traces.span("publish"):
+                    await self._publish(claim, head, learned, report)
             except AliasMoved:
                 return False
             await self._order_collection(job.namespace)
@@ -202,32 +211,44 @@ class Worker:
             with contextlib.suppress(QueueFull):  # there will be a next time
                 await self._patiently(lambda: self._orders.collect(namespace, keep))
 
-    def _run_learner(self, text: str, head: Head, canaries: Sequence[Canary]) -> Learned:
+    def _noting(self, job: Job, begin: Callable[[str], None]) -> Callable[[str], None]:
+        """What tells a job's trace and its followers, from another thread, of each stage that begins; nobody waits for it."""
+        loop = asyncio.get_running_loop()
+
+        def note(stage: str) -> None:
+            begin(stage)
+            if not loop.is_closed():
+                asyncio.run_coroutine_threadsafe(self._queue.note(job, stage), loop)
+
+        return note
+
+    def _run_learner(self, text: str, head: Head, canaries: Sequence[Canary], note: Callable[[str], None]) -> Learned:
         asked = as_memories(self._learner.workspace.base, canaries)
         with self._turns.learning():
-            return self._learner.learn(text, head.total, head.memories, head.turn, asked)
+            return self._learner.learn(text, head.total, head.memories, head.turn, asked, note)
 
     async def _publish(self, claim: Claim, head: Head, learned: Learned, report: dict[str, Any]) -> None:
         """Version to disk and into memory, then flip the alias: the first request after that runs on it."""
         job, started = claim.job, time.perf_counter()
         version = await asyncio.to_thread(self._checkpoint, job, head, learned)
         report["seconds"]["publish"] = time.perf_counter() - started
-        record = await self._patiently(
-            lambda: self._ledger.publish(claim, version, head.record, report, learned.weights, served=not self._shadow)
-        )
+        with self._traces.span("flip"):
+            record = await self._patiently(
+                lambda: self._ledger.publish(claim, version, head.record, report, learned.weights, served=not self._shadow)
+            )
+        self._traces.mark(version=record.name)
         self._metrics.operation.labels("publish").observe(time.perf_counter() - started)
-        self._metrics.updates.labels("succeeded").inc()
-        assert learned.report.drift is not None
-        self._metrics.drift.labels("held_out").set(learned.report.drift.kl)
-        self._metrics.retention.set(learned.report.drift.retained)
+        self._metrics.updates.labels(job.namespace, "succeeded").inc()
         memories = [*head.memories, *learned.memories]
         self._heads.put(job.namespace, Head(record, learned.total, memories, head.behind + 1, head.refused))
         if self._shadow:
+            self._metrics.show_probes(job.namespace, record.measured)
             return
         if self._residency is not None:
-            self._metrics.learn_to_live.observe(time.time() - job.accepted_at)
+            self._traces.live(job, record.name)
+            self._metrics.learn_to_live.labels(job.namespace).observe(time.time() - job.accepted_at)
             await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
-        self._metrics.show_version(job.namespace, record.name)
+        self._metrics.show_version(job.namespace, record.name, record.measured)
 
     def _checkpoint(self, job: Job, head: Head, learned: Learned) -> Version:
         version = self._store.write(

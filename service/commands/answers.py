@@ -1,14 +1,12 @@
 """`infold ask | blame`: ask the model, and see which documents its answer comes from."""
 
-import json
 import sys
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from service.client import Client
-from service.commands.common import LOCAL, AsJson, Url, out, reported
+from service.commands.common import LOCAL, AsJson, Key, Url, out, print_json, server
 
 app = typer.Typer()
 
@@ -19,6 +17,7 @@ Version = Annotated[str | None, typer.Option(help="Version to ask; none: the liv
 def ask(
     prompt: str,
     url: Url = LOCAL,
+    api_key: Key = None,
     namespace: str = "default",
     version: Version = None,
     max_new_tokens: int = 64,
@@ -26,15 +25,13 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask the model; its answer comes as it is written."""
-    body: dict[str, Any] = {"prompt": prompt, "namespace": namespace, "max_new_tokens": max_new_tokens, "temperature": temperature}
-    if version:
-        body["version"] = version
-    with reported():
+    how: Any = {"namespace": namespace, "version": version, "max_new_tokens": max_new_tokens, "temperature": temperature}
+    with server(url, api_key) as client:
         if as_json:
-            sys.stdout.write(json.dumps(Client(url).post("/generate", body)) + "\n")
+            print_json(client.generate(prompt, **how))
             return
-        for event in Client(url).stream("/generate", body | {"stream": True}):
-            sys.stdout.write(event["text"])
+        for piece in client.stream(prompt, **how):
+            sys.stdout.write(piece.text)
             sys.stdout.flush()
         sys.stdout.write("\n")
 
@@ -43,6 +40,7 @@ def ask(
 def blame(
     prompt: str,
     url: Url = LOCAL,
+    api_key: Key = None,
     namespace: str = "default",
     version: Version = None,
     max_new_tokens: int = 64,
@@ -50,18 +48,17 @@ def blame(
     as_json: AsJson = False,
 ) -> None:
     """The model's answer, and the learned documents that raised it most."""
-    body: dict[str, Any] = {"prompt": prompt, "namespace": namespace, "max_new_tokens": max_new_tokens, "explain": True}
-    with reported():
-        found = Client(url).post("/generate", body | ({"version": version} if version else {}))
-    sources = found["sources"] = found["sources"][:top]
+    with server(url, api_key) as client:
+        found = client.generate(prompt, namespace=namespace, version=version, max_new_tokens=max_new_tokens, explain=True)
+    sources = (found.sources or [])[:top]
     if as_json:
-        sys.stdout.write(json.dumps(found) + "\n")
+        print_json(found.model_copy(update={"sources": sources}))
         return
-    out.print(found["text"], markup=False)
+    out.print(found.text, markup=False)
     if not sources:
         out.print("(no learned document raised this answer)")
         return
     table = Table("document", "version", "score (nats)")
     for source in sources:
-        table.add_row(source["document_id"], source["version"], f"{source['score']:.2f}")
+        table.add_row(source.document_id, source.version, f"{source.score:.2f}")
     out.print(table)

@@ -3,14 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from service.client import Client
-from service.commands.common import LOCAL, AsJson, Url, err, out, reported
+from infold import Canary
+from service.commands.common import LOCAL, AsJson, Key, Url, err, out, print_json, server
 from service.errors import ServiceError
 
 app = typer.Typer()
@@ -19,24 +19,25 @@ app.add_typer(canaries, name="canaries")
 
 
 @canaries.command("list")
-def listed(url: Url = LOCAL, namespace: str = "default", as_json: AsJson = False) -> None:
+def listed(url: Url = LOCAL, api_key: Key = None, namespace: str = "default", as_json: AsJson = False) -> None:
     """All canaries, and whether they count."""
-    with reported():
-        _show(Client(url).get("/canaries", namespace=namespace)["canaries"], as_json)
+    with server(url, api_key) as client:
+        _show(client.canaries(namespace=namespace), as_json)
 
 
 @canaries.command()
 def add(
     file: Annotated[str, typer.Argument(help='JSONL: {"prompt", "answer"} a line; - for standard input.')],
     url: Url = LOCAL,
+    api_key: Key = None,
     namespace: str = "default",
     as_json: AsJson = False,
 ) -> None:
     """Add canaries, and ask them of the live version."""
-    with reported():
-        body = {"canaries": _read(file), "namespace": namespace}
+    with server(url, api_key) as client:
+        wanted = _read(file)
         with err.status("asking the live version"):
-            found = Client(url).post("/canaries", body)["canaries"]
+            found = client.add_canaries(wanted, namespace=namespace)
         _show(found, as_json)
 
 
@@ -45,17 +46,22 @@ def remove(
     canary: Annotated[str | None, typer.Argument(help="Id of one.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Remove all.")] = False,
     url: Url = LOCAL,
+    api_key: Key = None,
     namespace: str = "default",
+    as_json: AsJson = False,
 ) -> None:
     """Remove one canary, or all."""
-    with reported():
-        if (canary is None) == (not every):
-            raise ServiceError("give the id of one canary, or --all")
-        query = {"namespace": namespace} | ({} if canary is None else {"id": canary})
-        out.print(f"removed {Client(url).delete('/canaries', **query)['removed']}")
+    if (canary is None) == (not every):
+        raise typer.BadParameter("give the id of one canary, or --all")
+    with server(url, api_key) as client:
+        removed = client.remove_canaries(canary, namespace=namespace)
+    if as_json:
+        print_json({"removed": removed})
+    else:
+        out.print(f"removed {removed}")
 
 
-def _read(name: str) -> list[dict[str, Any]]:
+def _read(name: str) -> list[tuple[str, str]]:
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
     except UnicodeDecodeError as error:
@@ -65,22 +71,23 @@ def _read(name: str) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            found.append(json.loads(line))
+            one = json.loads(line)
         except json.JSONDecodeError as error:
             raise ServiceError(f"line {number} of {name} is not JSON: {error}") from error
-        if not isinstance(found[-1], dict) or set(found[-1]) != {"prompt", "answer"}:
+        if not isinstance(one, dict) or set(one) != {"prompt", "answer"}:
             raise ServiceError(f'line {number} of {name} must be {{"prompt": ..., "answer": ...}} and no more')
+        found.append((one["prompt"], one["answer"]))
     if not found:
         raise ServiceError(f"there is no canary in {name}")
     return found
 
 
-def _show(found: list[dict[str, Any]], as_json: bool) -> None:
+def _show(found: list[Canary], as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(found) + "\n")
+        print_json(found)
         return
     table = Table(Column("id", no_wrap=True), "prompt", "answer", "counts", "holds now")
     marks = {True: "yes", False: "no", None: ""}
     for one in found:
-        table.add_row(one["id"], escape(one["prompt"]), escape(one["answer"]), marks[one["counts"]], marks[one.get("holds")])
+        table.add_row(one.id, escape(one.prompt), escape(one.answer), marks[one.counts], marks[one.holds])
     out.print(table)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 import zipfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from service.client import Client, ServerRefused
-from service.commands.common import LOCAL, AsJson, Url, err, out, reported
+from infold import UnexpectedAnswer
+from service.commands.common import LOCAL, AsJson, Key, Url, err, out, print_json, server
 from service.errors import ServiceError
 
 app = typer.Typer()
@@ -25,19 +24,20 @@ def export(
     directory: Annotated[Path, typer.Argument(help="Directory for the adapter: one that is empty, or not there yet.")],
     rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = 16,
     url: Url = LOCAL,
+    api_key: Key = None,
     namespace: str = "default",
     force: Annotated[bool, typer.Option("--force", help="Write into a directory that has something in it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a version as a LoRA adapter that PEFT loads, and say what the truncation to that rank costs."""
-    with reported():
+    with server(url, api_key) as client:
         if directory.exists() and (not directory.is_dir() or (any(directory.iterdir()) and not force)):
             raise ServiceError(f"{directory} is not an empty directory; choose another, or give --force")
         with err.status(f"truncating {version} to rank {rank}"):
-            archive = Client(url).download(f"/versions/{version}/export", {"rank": rank, "namespace": namespace})
+            archive = client.export(version, rank=rank, namespace=namespace)
         account = unpack(archive, directory)
     if as_json:
-        sys.stdout.write(json.dumps(account) + "\n")
+        print_json(account)
         return
     layers = Table("layer", "left out, in the metric", "left out, Frobenius")
     for layer, residual in account["residuals"].items():
@@ -55,17 +55,17 @@ def unpack(archive: bytes, directory: Path) -> dict[str, Any]:
     """Write the archive's files into `directory`, and return its account. Nothing is written unless all of it may be.
 
     Raises:
-        ServerRefused: it is no archive of ours, or names a file outside of the directory.
+        UnexpectedAnswer: it is no archive of ours, or names a file outside of the directory.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as packed:
             files = {name: packed.read(name) for name in packed.namelist()}
         account: dict[str, Any] = json.loads(files[ACCOUNT])
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ServerRefused(f"what the server sent is no adapter: {error}") from error
+        raise UnexpectedAnswer(f"what the server sent is no adapter: {error}") from error
     for name in files:
         if name in (".", "..") or any(sign in name for sign in "/\\:\0"):
-            raise ServerRefused(f"the archive names a file outside of the directory: {name!r}")
+            raise UnexpectedAnswer(f"the archive names a file outside of the directory: {name!r}")
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (directory / name).write_bytes(content)

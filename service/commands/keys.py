@@ -1,21 +1,17 @@
 """`infold keys create | list | revoke`: who may ask the server, and for what."""
 
-import json
-import sys
 from datetime import datetime
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from service.client import Client
-from service.commands.common import LOCAL, AsJson, Url, err, out, reported
+from service.commands.common import LOCAL, AsJson, Key, Url, err, out, print_json, server
 
 app = typer.Typer(
     name="keys",
-    help="API keys: make one, see all, revoke one. INFOLD_API_KEY must hold one with the scope admin.",
+    help="API keys: make one, see all, revoke one. The key that is sent must have the scope admin.",
     no_args_is_help=True,
 )
 
@@ -28,26 +24,26 @@ def create(
     rate: Annotated[int | None, typer.Option(min=1, help="Requests a minute.")] = None,
     max_body_bytes: Annotated[int | None, typer.Option(min=1, help="Of one request.")] = None,
     url: Url = LOCAL,
+    api_key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key, and print it: it is shown this once."""
-    body: dict[str, Any] = {"name": name, "scopes": scope, "namespaces": namespace or None}
-    with reported():
-        made = Client(url).post("/keys", body | {"rate": rate, "max_body_bytes": max_body_bytes})
+    with server(url, api_key) as client:
+        made = client.create_key(name, scope, namespaces=namespace or None, rate=rate, max_body_bytes=max_body_bytes)
     if as_json:
-        sys.stdout.write(json.dumps(made) + "\n")
+        print_json(made)
         return
     err.print(f"key {made['id']} for {escape(name)}; it is shown this once:")
     out.print(made["key"], markup=False)
 
 
 @app.command("list")
-def list_(url: Url = LOCAL, as_json: AsJson = False) -> None:
+def list_(url: Url = LOCAL, api_key: Key = None, as_json: AsJson = False) -> None:
     """All keys, without their secrets."""
-    with reported():
-        found = Client(url).get("/keys")["keys"]
+    with server(url, api_key) as client:
+        found = client.api_keys()
     if as_json:
-        sys.stdout.write(json.dumps(found) + "\n")
+        print_json(found)
         return
     table = Table(Column("id", no_wrap=True), "name", "scopes", "namespaces", "requests a minute", "bytes a request", "created")
     for key in found:
@@ -59,8 +55,13 @@ def list_(url: Url = LOCAL, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def revoke(key: Annotated[str, typer.Argument(help="Id of the key.")], url: Url = LOCAL) -> None:
+def revoke(
+    key: Annotated[str, typer.Argument(help="Id of the key.")], url: Url = LOCAL, api_key: Key = None, as_json: AsJson = False
+) -> None:
     """Refuse a key from now on."""
-    with reported():
-        revoked = Client(url).delete(f"/keys/{quote(key, safe='')}")["revoked"]
+    with server(url, api_key) as client:
+        revoked = client.revoke_key(key)
+    if as_json:
+        print_json({"revoked": revoked})
+    else:
         out.print(f"revoked {revoked}", markup=False)

@@ -1,42 +1,37 @@
 """`infold versions | diff | rollback | collect`: what was learned, what lies between, which of it answers, and what may go."""
 
-import json
-import sys
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from service.client import Client
-from service.commands.common import LOCAL, AsJson, Url, err, out, reported
+from service.commands.common import LOCAL, AsJson, Key, Url, err, out, print_json, server
 
 app = typer.Typer()
 
 
 @app.command()
-def versions(url: Url = LOCAL, namespace: str = "default", as_json: AsJson = False) -> None:
+def versions(url: Url = LOCAL, api_key: Key = None, namespace: str = "default", as_json: AsJson = False) -> None:
     """All versions of a namespace."""
-    with reported():
-        found = Client(url).get("/versions", namespace=namespace)["versions"]
+    with server(url, api_key) as client:
+        found = client.versions(namespace=namespace)
     if as_json:
-        sys.stdout.write(json.dumps(found) + "\n")
+        print_json(found)
         return
     table = Table("version", "parent", "documents", "drift (nats)", "bytes")
     for v in found:
-        drift = "" if v["drift"] is None else f"{v['drift']['kl']:.5f}"
-        table.add_row(
-            v["version"] + (" (live)" if v["live"] else ""), v["parent"] or "", ", ".join(v["documents"]), drift, str(v["bytes"])
-        )
+        drift = "" if v.drift is None else f"{v.drift['kl']:.5f}"
+        table.add_row(v.version + (" (live)" if v.live else ""), v.parent or "", ", ".join(v.documents), drift, str(v.bytes))
     out.print(table)
 
 
 @app.command()
-def diff(old: str, new: str, url: Url = LOCAL, namespace: str = "default", as_json: AsJson = False) -> None:
+def diff(old: str, new: str, url: Url = LOCAL, api_key: Key = None, namespace: str = "default", as_json: AsJson = False) -> None:
     """What lies between two versions: documents, weights, probes."""
-    with reported():
-        found = Client(url).get("/versions/diff", **{"from": old, "to": new, "namespace": namespace})
+    with server(url, api_key) as client:
+        found = client.diff(old, new, namespace=namespace)
     if as_json:
-        sys.stdout.write(json.dumps(found) + "\n")
+        print_json(found)
         return
     for what, sign in (("added", "+"), ("removed", "-")):
         for document in found["documents"][what]:
@@ -52,11 +47,21 @@ def diff(old: str, new: str, url: Url = LOCAL, namespace: str = "default", as_js
 
 
 @app.command()
-def rollback(version: str, url: Url = LOCAL, namespace: str = "default", expected: str | None = None) -> None:
+def rollback(
+    version: str,
+    url: Url = LOCAL,
+    api_key: Key = None,
+    namespace: str = "default",
+    expected: Annotated[str | None, typer.Option(help="Only if this is the version that answers now.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Answer from an earlier version."""
-    body = {"to": version, "namespace": namespace} | ({"expected": expected} if expected else {})
-    with reported():
-        out.print(f"{Client(url).post('/versions/rollback', body)['version']} answers now")
+    with server(url, api_key) as client:
+        found = client.rollback(version, expected=expected, namespace=namespace)
+    if as_json:
+        print_json(found)
+    else:
+        out.print(f"{found.version} answers now")
 
 
 @app.command()
@@ -64,15 +69,15 @@ def collect(
     keep: Annotated[int, typer.Option(help="Newest versions that stay, beside the live one.")],
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
     url: Url = LOCAL,
+    api_key: Key = None,
     namespace: str = "default",
     as_json: AsJson = False,
 ) -> None:
     """Drop old versions, and what nothing is made of any more."""
-    body = {"keep": keep, "namespace": namespace, "dry_run": dry_run, "wait": 600}
-    with reported(), err.status("collecting"):
-        found = Client(url).post("/versions/collect", body)
+    with server(url, api_key) as client, err.status("collecting"):
+        found = client.collect(keep, dry_run=dry_run, namespace=namespace)
     if as_json:
-        sys.stdout.write(json.dumps(found) + "\n")
+        print_json(found)
         return
     gone = found if dry_run else found["report"]
     versions = len(gone["versions"]) if dry_run else gone["versions"]

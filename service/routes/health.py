@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
+from adapters.views import question_form
 from service.routes.access import MayMeasure
 from service.routes.common import RuntimeOf
 
@@ -38,8 +39,11 @@ async def readyz(runtime: RuntimeOf) -> dict[str, Any]:
 
 @router.get("/version")
 async def version(runtime: RuntimeOf) -> dict[str, Any]:
-    """Of the software, and of the base model."""
-    return {"version": "0.1.0", "model": runtime.base.source, "digest": runtime.base.digest}
+    """Of the software, and of the base model; and the forms of a question that is put to it, and of the views that it learns."""
+    base, template = runtime.base, runtime.template
+    stop = [] if template.chat else list(template.view_stop)  # a chat ends its turns itself
+    forms = {"question": question_form(base, template), "view": template.view_form, "stop": stop}
+    return {"version": "0.1.0", "model": base.source, "digest": base.digest, "forms": forms}
 
 
 @router.get("/metrics", response_class=Response)
@@ -48,10 +52,11 @@ async def metrics(runtime: RuntimeOf, _: MayMeasure) -> Response:
     shown = runtime.metrics
     try:
         async with asyncio.timeout(LONGEST_WAIT_SECONDS):
-            for namespace in runtime.settings.namespaces:
-                shown.queue_depth.labels(namespace).set(await runtime.queue.depth(namespace))
-                shown.queue_oldest_age.labels(namespace).set(await runtime.queue.oldest_age(namespace))
-                shown.dead_letters.labels(namespace).set(await runtime.queue.dead_letters(namespace))
+            lengths = await runtime.queue.lengths(runtime.settings.namespaces)
+        for namespace, (depth, oldest, dead) in zip(runtime.settings.namespaces, lengths, strict=True):
+            shown.queue_depth.labels(namespace).set(depth)
+            shown.queue_oldest_age.labels(namespace).set(oldest)
+            shown.dead_letters.labels(namespace).set(dead)
         shown.redis_up.set(1)
     except (RedisError, TimeoutError):
         shown.redis_up.set(0)

@@ -35,10 +35,12 @@ async def learn(
         if idempotency_key is None
         else (idempotency_key, hashlib.sha256(body.model_dump_json(exclude={"wait"}).encode()).hexdigest())
     )
+    traceparent = runtime.traces.current
     async with runtime.audit.of(access.key, "learn", namespace) as ids:
         ids += [_name(d) for d in documents]
-        await asyncio.to_thread(_check_sizes, runtime, documents)
-        jobs = await runtime.queue.accept(namespace, [_new(d) for d in documents], key)
+        with runtime.traces.span("accept", namespace=namespace, documents=len(documents)):
+            await asyncio.to_thread(_check_sizes, runtime, documents)
+            jobs = await runtime.queue.accept(namespace, [_new(d) for d in documents], key, traceparent)
     if body.wait:
         jobs, live = await until_live(runtime, jobs, body.wait)
         if live:

@@ -85,6 +85,7 @@ def _model(runtime: Runtime, namespace: str) -> dict[str, Any]:
     name, record = runtime.settings.model_name, runtime.ledger.resolve(namespace)
     shown = name if namespace == runtime.settings.namespaces[0] else f"{name}:{namespace}"
     return {"id": shown, "object": "model", "created": int(record.created), "owned_by": "infold", "root": name} | {
+        "namespace": namespace,
         "max_model_len": runtime.base.context,
         "weight_version": record.name,
     }

@@ -173,6 +173,13 @@ def test_an_update_is_charged_for_what_it_adds_and_not_for_what_was_spent_before
         assert (school(config).learn(current=spent).report.rejection is None) == enough
 
 
+def test_each_stage_is_told_when_it_begins(school: MakeSchool) -> None:
+    told: list[str] = []
+    report = school().learn(note=told.append).report
+    assert told == ["view", "score", "fold", "guard"]
+    assert set(report.seconds) == set(told)
+
+
 @pytest.mark.parametrize("config", [CONFIG, RAW], ids=["views", "raw"])
 def test_the_same_turn_gives_the_same_delta_bit_for_bit(config: LearnConfig, school: MakeSchool) -> None:
     first, again = school(config).learn(turn=3), school(config).learn(turn=3)

@@ -31,6 +31,7 @@ from adapters.views import (
     names_stand_in,
     parse_views,
     prompt_ids,
+    question_form,
     sentences,
     template_for,
     write_views,
@@ -90,6 +91,17 @@ def test_a_template_says_what_it_means_and_the_rest_is_as_documented() -> None:
     assert template == PLAIN
     assert template.view_prefix == "Q:"
     assert template.view_answer == " A:"
+
+
+@pytest.mark.parametrize("template", [FEW_SHOT, CHAT, PLAIN])
+def test_a_question_in_its_form_is_put_as_a_view_s_is(template: ViewTemplate, chat_base: BaseModel) -> None:
+    put = question_form(chat_base, template).replace("{question}", "Who is Ann?")
+    prompt = View("Who is Ann?", "A nurse").prompt(chat_base, template)
+    assert chat_base.encode(put) in (prompt, chat_base.start + prompt)  # a chat template may leave the start token out
+    shown = template.view_form.replace("{question}", "Who is Ann?").replace("{answer}", "A nurse")
+    assert parse_views(template, shown if template.chat else shown.removeprefix(template.view_prefix)) == [
+        View("Who is Ann?", "A nurse")
+    ]
 
 
 @pytest.mark.parametrize("template", [FEW_SHOT, CHAT, PLAIN])

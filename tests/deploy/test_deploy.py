@@ -1,11 +1,12 @@
 """What is deployed agrees with what is served: names of metrics, settings, services and files. No container engine needed."""
 
-import importlib.util
 import json
 import re
 import shlex
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import promql_parser
@@ -21,20 +22,30 @@ from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-DASHBOARD = DEPLOY / "grafana" / "dashboards" / "infold.json"
+DASHBOARDS = {path.stem: path for path in sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))}
+HOME = DASHBOARDS["overview"]
 FROM_PROMETHEUS = {"job", "instance"}
 """Labels that scraping adds."""
+PROMETHEUS_OWN = {"up": set(), "ALERTS": {"alertname", "alertstate", "severity"}}
+"""Metrics that nobody exports."""
 SAMPLES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
 GRAFANA_VARIABLES = {"$__rate_interval": "20s", "$__range": "30m", "$namespace": ".+"}
 HARDENED = {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"]}
 
 
-def _panels() -> list[dict[str, Any]]:
-    return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
+def _panels(*names: str) -> list[dict[str, Any]]:
+    """Of these dashboards; none named: of all."""
+    boards = [json.loads(DASHBOARDS[name].read_text()) for name in names or DASHBOARDS]
+    return [panel for board in boards for panel in board["panels"] if panel["type"] != "row"]
+
+
+def _rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def _expressions() -> list[str]:
-    return [target["expr"] for panel in _panels() for target in panel["targets"]]
+    return [*(target["expr"] for panel in _panels() for target in panel["targets"]), *(rule["expr"] for rule in _rules())]
 
 
 def _parsed(expression: str) -> promql_parser.Expr:
@@ -54,11 +65,13 @@ def _selectors(expression: str) -> list[Any]:
     return [*_nodes(expression, promql_parser.VectorSelector), *ranges]
 
 
+@cache
 def _exported() -> dict[str, set[str]]:
-    """Sample names that /metrics may show, with their labels."""
+    """Sample names that there may be, with their labels: what /metrics shows, what rules record, what Prometheus adds."""
     metrics = Metrics()
+    others = PROMETHEUS_OWN | {rule["record"]: {"namespace"} for rule in _rules() if "record" in rule}
     labels = {m._name: set(m._labelnames) for m in vars(metrics).values() if isinstance(m, MetricWrapperBase)}
-    return {
+    return others | {
         family.name + suffix: labels.get(family.name, set()) | ({"le"} if suffix == "_bucket" else set())
         for family in metrics.registry.collect()
         for suffix in SAMPLES[family.type]
@@ -96,15 +109,6 @@ def _image_environment() -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dashboard", DEPLOY / "grafana" / "dashboard.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _is_setting(variable: str) -> bool:
     *groups, name = variable.removeprefix("INFOLD_").lower().split("__")
     fields: dict[str, Any] = dict(Settings.model_fields)
@@ -119,7 +123,7 @@ def _is_setting(variable: str) -> bool:
 
 def test_every_expression_uses_metrics_and_labels_that_the_server_exports() -> None:
     exported = _exported()
-    assert len(_expressions()) > 20
+    assert len(_expressions()) > 60
     for expression in _expressions():
         selectors = _selectors(expression)
         assert selectors, expression
@@ -137,7 +141,9 @@ def test_every_expression_uses_metrics_and_labels_that_the_server_exports() -> N
 
 
 def test_every_bucket_that_an_expression_names_is_a_bucket_of_that_histogram() -> None:
-    bounds = {(s.name, s.labels["le"]) for f in Metrics().registry.collect() for s in f.samples if s.name.endswith("_bucket")}
+    bounds = {
+        (s.name, s.labels["le"]) for f in Metrics(["default"]).registry.collect() for s in f.samples if s.name.endswith("_bucket")
+    }
     named = {
         (selector.name, matcher.value)
         for expression in _expressions()
@@ -170,9 +176,10 @@ def test_every_panel_has_a_unit_and_says_what_to_do() -> None:
         assert panel["datasource"]["uid"] == "prometheus"
 
 
-def test_the_panels_fill_rows_without_overlap() -> None:
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_the_panels_fill_rows_without_overlap(name: str) -> None:
     taken: set[tuple[int, int]] = set()
-    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+    for panel in json.loads(DASHBOARDS[name].read_text())["panels"]:
         place = panel["gridPos"]
         cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
         assert not cells & taken, panel["title"]
@@ -181,13 +188,60 @@ def test_the_panels_fill_rows_without_overlap() -> None:
     assert all((x, y) in taken for x in range(24) for y in range(max(y for _, y in taken) + 1)), "a hole in the grid"
 
 
-def test_the_committed_dashboard_is_what_the_script_writes() -> None:
-    assert DASHBOARD.read_text() == _script().render(), "run deploy/grafana/dashboard.py"
+def test_the_committed_dashboards_are_what_the_script_writes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, DEPLOY / "grafana" / "dashboard.py", tmp_path], check=True, timeout=60)
+    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert written == {path.name: path.read_text() for path in DASHBOARDS.values()}, "run deploy/grafana/dashboard.py"
 
 
-def test_the_drift_panel_turns_red_at_the_guards_budget() -> None:
-    (panel,) = (panel for panel in _panels() if panel["title"] == "Drift from the base model")
-    assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1] == {"color": "red", "value": GuardConfig().kl_total}
+def test_there_are_three_dashboards_that_link_to_one_another() -> None:
+    boards = {name: json.loads(path.read_text()) for name, path in DASHBOARDS.items()}
+    assert {name: board["uid"] for name, board in boards.items()} == {
+        "overview": "infold", "learning": "infold-learning", "drift": "infold-drift",
+    }  # fmt: skip
+    for board in boards.values():
+        (link,) = board["links"]
+        assert (link["type"], link["tags"], link["includeVars"], link["keepTime"]) == ("dashboards", board["tags"], True, True)
+
+
+def test_the_headlines_of_the_overview_are_update_latency_and_drift() -> None:
+    first, second, *others = _panels("overview")
+    assert [first["title"], second["title"]] == ["Update latency", "Drift from the base model"]
+    assert (first["gridPos"]["y"], second["gridPos"]["y"]) == (0, 0)
+    size = first["gridPos"]["w"] * first["gridPos"]["h"]
+    assert size == second["gridPos"]["w"] * second["gridPos"]["h"]
+    assert all(panel["gridPos"]["w"] * panel["gridPos"]["h"] < size for panel in others)
+
+
+def test_a_file_of_the_dashboards_is_short_enough_to_be_read_at_once() -> None:
+    assert all(len(path.read_text().splitlines()) < 300 for path in (DEPLOY / "grafana").glob("*.py"))
+
+
+def _red_from(title: str) -> float | None:
+    """Where the panels of that title turn red; None: at their least value."""
+    steps = [panel["fieldConfig"]["defaults"]["thresholds"]["steps"] for panel in _panels() if panel["title"] == title]
+    (found,) = {step["value"] for one in steps for step in one if step["color"] == "red"}
+    return found
+
+
+def test_panels_turn_red_at_the_servers_defaults() -> None:
+    defaults = Settings()
+    assert _red_from("Drift from the base model") == GuardConfig().kl_total
+    assert _red_from("Queue depth") == defaults.max_queue
+    assert _red_from("Canaries") is None
+    (canaries,) = (panel for panel in _panels() if panel["title"] == "Canaries")
+    steps = canaries["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert steps[1] == {"color": "orange", "value": defaults.canary_floor}, "red ends at the floor"
+
+
+def test_every_query_of_what_a_namespace_has_asks_for_those_chosen() -> None:
+    """Drift, retention, rollbacks, updates, learn-to-live and the queue are a namespace's own; only the verdict on all is not."""
+    everywhere = {"Without a writer"}
+    for panel in _panels():
+        for target in panel["targets"]:
+            own = [s for s in _selectors(target["expr"]) if "namespace" in _exported()[s.name]]
+            chosen = [s for s in own if "namespace" in {matcher.name for matcher in s.matchers.matchers}]
+            assert own == chosen or panel["title"] in everywhere, target["expr"]
 
 
 def test_grafana_is_provisioned_with_the_datasource_and_the_directory_of_the_dashboard() -> None:
@@ -200,9 +254,9 @@ def test_grafana_is_provisioned_with_the_datasource_and_the_directory_of_the_das
     assert source["jsonData"]["timeInterval"] == _prometheus()["global"]["scrape_interval"]
     grafana = services["grafana"]
     mounted = {target: ROOT / "deploy" / host for host, target in (v.split(":")[:2] for v in grafana["volumes"])}
-    assert mounted[provider["options"]["path"]] == DASHBOARD.parent
+    assert mounted[provider["options"]["path"]] == HOME.parent
     home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
-    assert mounted[str(home.parent)] / home.name == DASHBOARD
+    assert mounted[str(home.parent)] / home.name == HOME
 
 
 def test_prometheus_scrapes_the_infold_service_where_it_listens() -> None:
@@ -213,6 +267,14 @@ def test_prometheus_scrapes_the_infold_service_where_it_listens() -> None:
     assert name in _compose()["services"]
     assert port == _image_environment()["INFOLD_PORT"] == _last("cpu", "EXPOSE")
     assert job.get("metrics_path", "/metrics") == "/metrics"
+
+
+def test_prometheus_finds_the_rules_that_compose_mounts() -> None:
+    volumes = dict(volume.split(":")[:2] for volume in _compose()["services"]["prometheus"]["volumes"])
+    places = {Path(target): ROOT / "deploy" / source for source, target in volumes.items() if source.startswith(".")}
+    (config,) = (target for target in places if target.name == "prometheus.yml")
+    for name in _prometheus()["rule_files"]:
+        assert places[config.parent / name].resolve() == (DEPLOY / "prometheus" / name).resolve()
 
 
 def test_every_file_and_volume_that_compose_mounts_exists() -> None:
@@ -299,7 +361,7 @@ def test_the_build_is_sent_exactly_what_it_copies() -> None:
 
 
 def test_every_variable_named_in_deployment_files_is_a_setting() -> None:
-    files = [ROOT / "Dockerfile", DASHBOARD, *DEPLOY.glob("*.yaml"), DEPLOY / "README.md"]
+    files = [ROOT / "Dockerfile", *DASHBOARDS.values(), *DEPLOY.glob("*.yaml"), DEPLOY / "README.md", ROOT / "docs" / "runbook.md"]
     named = {name for file in files for name in re.findall(r"\bINFOLD_[A-Z_]*[A-Z]\b", file.read_text())}
     assert {"INFOLD_HOST", "INFOLD_DATA_DIR", "INFOLD_CACHE_DIR", "INFOLD_REDIS_URL"} <= named
     assert {name for name in named if not _is_setting(name)} <= {"INFOLD_API_KEY"}  # of commands

@@ -62,7 +62,7 @@ def anyio_backend() -> str:
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on the machine's settings, nor on a hub."""
-    for name in ("INFOLD_CONFIG", "INFOLD_URL", "INFOLD_API_KEY", "INFOLD_ADMIN_KEY"):
+    for name in ("INFOLD_CONFIG", "INFOLD_URL", "INFOLD_API_KEY", "INFOLD_ADMIN_KEY", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 

@@ -318,6 +318,9 @@ def test_events_come_as_they_happen_and_can_be_resumed(
     statuses = [json.loads(event["data"])["status"] for event in seen]
     assert statuses[0] == "queued"
     assert statuses[-1] in FINAL
+    stages = [stage for event in seen if (stage := json.loads(event["data"]).get("stage"))]
+    assert stages[0] == "view"
+    assert stages[-2:] == ["fold", "guard"]
     for n, event in enumerate(seen):
         with http.stream("GET", path, headers={"Last-Event-ID": event["id"]}) as answer:
             assert [e for e in events(answer.iter_lines()) if "data" in e] == seen[n + 1 :]
@@ -750,6 +753,7 @@ def test_the_server_says_that_it_is_alive_ready_and_what_it_is(http: Http, serve
     assert ready.json()["status"] == "ready"
     version = http.get("/version").json()
     assert version["digest"] == server.runtime.base.digest
+    assert version["forms"] == {"question": "Q: {question} A:", "view": "Q: {question} A: {answer}", "stop": [".", " Q:"]}
 
 
 def test_it_stays_ready_while_it_learns(server: ThreadServer, http: Http, namespace: str, facts: list[Taught]) -> None:

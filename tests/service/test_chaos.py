@@ -154,7 +154,7 @@ def test_every_document_is_learned_exactly_once_whatever_is_killed(tmp_path: Pat
             fleet.keep_up()
         sys.stderr.write(f"{fleet.kills}, {len(client.answers)} answers\n")
         http = client.http
-        eventually(lambda: answers(http), 120)
+        eventually(lambda: answers(http) and fleet.learns(), 120)
         assert len(client.jobs) == DOCUMENTS
         ended = eventually(lambda: finals(http, client.jobs), 1800) or []
         last = max((job["version"] for job in ended), key=lambda name: int(name[1:]))

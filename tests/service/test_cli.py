@@ -1,11 +1,13 @@
 """The command line against a live server: what it prints, and how it ends."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -21,6 +23,7 @@ COMMANDS = [
     ("ask", "Q: Where?"),
     ("blame", "Q: Where?"),
     ("status",),
+    ("top", "--once"),
     ("versions",),
     ("diff", "v0", "v0"),
     ("rollback", "v0"),
@@ -32,8 +35,8 @@ COMMANDS = [
 ]
 
 
-def run_alone(*arguments: str, **more: str) -> Result:
-    return CliRunner(env={"COLUMNS": "200", "TERM": "dumb"} | more).invoke(app, list(arguments))
+def run_alone(*arguments: str, stdin: str | None = None, **more: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200", "TERM": "dumb"} | more).invoke(app, list(arguments), input=stdin)
 
 
 @pytest.fixture
@@ -47,9 +50,9 @@ def run(server: ThreadServer, namespace: str) -> Run:
     return invoke
 
 
-def failed(result: Result, *words: str) -> None:
-    """It ended with 1, and said why in one line, without a traceback."""
-    assert result.exit_code == 1, result.output
+def failed(result: Result, *words: str, code: int = 1) -> None:
+    """It ended with that code, and said why in one line, without a traceback."""
+    assert result.exit_code == code, result.output
     assert isinstance(result.exception, SystemExit), result.exception
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
@@ -67,7 +70,7 @@ def test_what_was_learned_from_files_is_answered(run: Run, tmp_path: Path, facts
     files = [write(tmp_path / f"{n}.txt", fact.text) for n, fact in enumerate(facts[:3])]
     taught = run("learn", *files)
     assert taught.exit_code == 0, taught.output
-    assert [line for line in taught.stdout.splitlines() if "succeeded" in line and "answers" in line]
+    assert [line for line in taught.stdout.splitlines() if "learned" in line and "answers" in line]
     answers = [run("ask", fact.prompt).stdout for fact in facts[:3]]
     assert any(answer == f"{fact.answer}\n" for answer, fact in zip(answers, facts[:3], strict=True))
 
@@ -155,7 +158,7 @@ def test_files_that_cannot_be_learned_are_errors_in_words(run: Run, tmp_path: Pa
     failed(run("learn", str(tmp_path / "missing.txt")), "missing.txt")
     failed(run("learn", "[/red][link=x].txt"), "[/red][link=x].txt")
     failed(run("learn", str(tmp_path)), str(tmp_path))
-    failed(run("learn", write(tmp_path / "empty.txt", " \n")), "400", "empty")
+    failed(run("learn", write(tmp_path / "empty.txt", " \n")), "empty")
     failed(run("learn", "-", stdin=b"\xff\xfe"), "UTF-8")
     binary = tmp_path / "binary"
     binary.write_bytes(b"a\0b")
@@ -171,7 +174,7 @@ def test_an_unknown_namespace_is_an_error_in_words(server: ThreadServer, command
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "nonsense", "http://", "ftp://127.0.0.1:{port}", "http://[::1"])
 def test_without_a_server_there_is_an_error_in_words(command: tuple[str, ...], url: str) -> None:
-    failed(run_alone(*command, "--url", url.format(port=free_port())))
+    failed(run_alone(*command, "--url", url.format(port=free_port())), code=3)
 
 
 @pytest.fixture
@@ -216,6 +219,8 @@ def test_another_server_is_an_error_in_words(other_server: str, command: tuple[s
         ["nonsense"],
         ["ask", "a", "--no-such-option"],
         ["serve", "--port", "many"],
+        ["canaries", "remove"],
+        ["dead-letters", "retry"],
     ],
 )
 def test_misuse_ends_with_2(arguments: list[str]) -> None:
@@ -236,28 +241,30 @@ def test_a_data_directory_that_cannot_be_is_an_error_in_words(tmp_path: Path) ->
     failed(run_alone("serve", "--data-dir", str(Path(write(tmp_path / "file", "")) / "data")), "Not a directory")
 
 
-def test_doctor_finds_nothing_wrong_where_nothing_is(tmp_path: Path) -> None:
-    found = run_alone("doctor", INFOLD_DATA_DIR=str(tmp_path / "data"), INFOLD_PORT=str(free_port()))
-    assert "model" in found.stdout
-    assert "scorer is there" in found.stdout
-    assert "fix" not in found.stdout
-    assert found.exit_code == 0
+def test_whatever_prints_results_can_print_json() -> None:
+    def leaves(group: Any) -> Iterator[tuple[str, Any]]:
+        for name, command in group.commands.items():
+            yield from leaves(command) if hasattr(command, "commands") else [(name, command)]
+
+    top = get_command(app)
+    top.commands = {name: command for name, command in top.commands.items() if name not in ("serve", "worker", "bench")}  # type: ignore[attr-defined]
+    without = [name for name, command in leaves(top) if not any("--json" in option.opts for option in command.params)]
+    assert without == []
+    talking = [command for name, command in leaves(top) if name not in ("doctor", "train-scorer")]
+    assert all(any("--api-key" in option.opts for option in command.params) for command in talking)
 
 
-def test_doctor_names_what_is_wrong_and_what_to_do(server: ThreadServer, tmp_path: Path) -> None:
-    found = run_alone(
-        "doctor",
-        INFOLD_DATA_DIR=str(server.settings.data_dir),
-        INFOLD_PORT=server.url.rpartition(":")[2],
-        INFOLD_REDIS_URL=f"redis://127.0.0.1:{free_port()}",
-        INFOLD_MODEL=str(tmp_path / "none"),
-    )
-    assert found.exit_code == 1
-    wrong = [line for line in found.stdout.splitlines() if line.startswith("fix")]
-    assert len(wrong) == 4
-    assert "another --port" in found.stdout
-    assert "another --data-dir" in found.stdout
-    assert "Redis" in found.stdout
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_its_commands(shell: str) -> None:
+    """What `--show-completion` prints is a script that asks infold, which answers with what fits."""
+    script = subprocess.run([str(COMMAND), "--show-completion", shell], capture_output=True, text=True, timeout=60)
+    assert (script.returncode, script.stderr) == (0, "")
+    assert "_INFOLD_COMPLETE" in script.stdout
+    asked = {"_INFOLD_COMPLETE": f"complete_{shell}", "COMP_WORDS": "infold ca", "COMP_CWORD": "1"}
+    asked |= {"_TYPER_COMPLETE_ARGS": "infold ca", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    found = subprocess.run([str(COMMAND)], capture_output=True, text=True, timeout=60, env=os.environ | asked)
+    assert "canaries" in found.stdout
+    assert "versions" not in found.stdout
 
 
 def test_the_installed_command_streams_its_answer(server: ThreadServer) -> None:

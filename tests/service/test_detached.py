@@ -1,6 +1,7 @@
 """A server and a worker as two processes that know of each other through Redis and the version store only."""
 
 import os
+import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from collector import Collector, Received
 from conftest import Taught
 from serving import COMMAND, Http, ProcessServer, each_learned_once, eventually, free_port, refused, valkey_of
 
@@ -19,11 +21,12 @@ STANDS_BY = b"another worker uses the data directory"
 
 
 class Apart:
-    """Both of them."""
+    """Both of them, and a collector of what they trace."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir
-        self.server = ProcessServer(data_dir, "--learner", "elsewhere")
+    def __init__(self, data_dir: Path, collector: Collector) -> None:
+        self.data_dir, self.collector = data_dir, collector
+        self.traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        self.server = ProcessServer(data_dir, "--learner", "elsewhere", **self.traced)
         self.metrics_port = free_port()
         self.worker = self.start_worker()
         self.server.await_ready()
@@ -34,7 +37,7 @@ class Apart:
 
     def start_worker(self) -> "subprocess.Popen[bytes]":
         command = [str(COMMAND), "worker", "--data-dir", str(self.data_dir), "--metrics-port", str(self.metrics_port)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | self.traced
         with self.log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
 
@@ -52,9 +55,10 @@ class Apart:
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]:
-    both = Apart(tmp_path_factory.mktemp("apart") / "data")
-    yield both
-    both.remove()
+    with Collector().listening() as collector:
+        both = Apart(tmp_path_factory.mktemp("apart") / "data", collector)
+        yield both
+        both.remove()
 
 
 def test_what_the_worker_learns_the_server_answers_at_once(apart: Apart, facts: list[Taught]) -> None:
@@ -76,6 +80,31 @@ def test_the_server_explains_what_the_worker_learned(apart: Apart, facts: list[T
     for job, fact in zip(jobs, facts[11:13], strict=True):
         first = apart.http.generate(fact.prompt, explain=True)["sources"][0]
         assert (first["document_id"], first["version"]) == (job["document_id"], job["version"])
+
+
+def test_one_trace_leads_through_both_processes_to_the_first_answer(apart: Apart, facts: list[Taught]) -> None:
+    """Accepted and served here, learned there: the trace context travels with the job."""
+    trace, caller = secrets.token_hex(16), secrets.token_hex(8)
+    body = {"text": facts[13].text, "wait": 60}
+    answer = apart.http.post("/learn", json=body, headers={"traceparent": f"00-{trace}-{caller}-01"})
+    version = answer.json()["jobs"][0]["version"]
+    assert apart.http.generate(facts[13].prompt)["version"] == version
+    ends = {"POST /learn", "learn", "first token"}
+
+    def complete() -> list[Received] | None:
+        found = apart.collector.trace(trace)
+        return found if ends <= {span.name for span in found} else None
+
+    spans = eventually(complete)
+    at = {span.name: span for span in spans}
+    assert {at[name].service for name in ("queue", "learn", "view", "guard", "publish", "flip")} == {"infold-worker"}
+    assert {at[name].service for name in ("POST /learn", "accept", "arrive", "first token")} == {"infold"}
+    assert at["POST /learn"].parent == caller
+    assert {at[name].parent for name in ("accept", "queue", "learn", "arrive", "first token")} == {at["POST /learn"].id}
+    assert {at[name].parent for name in ("view", "fold", "publish")} == {at["learn"].id}
+    assert at["first token"].attributes["infold.version"] == at["arrive"].attributes["infold.version"] == version
+    assert at["flip"].start <= at["arrive"].end <= at["first token"].end
+    assert at["first token"].links
 
 
 def test_a_rollback_on_the_server_is_where_the_worker_goes_on(apart: Apart, facts: list[Taught]) -> None:
@@ -117,6 +146,10 @@ def test_the_worker_shows_its_own_metrics(apart: Apart, facts: list[Taught]) -> 
     with Http(f"http://127.0.0.1:{apart.metrics_port}") as worker:
         assert worker.metric(name, operation="fold") >= 1
         assert worker.metric(name, operation="publish") >= 1
+        assert worker.metric("infold_redis_up") == worker.metric("infold_writer", namespace="default") == 1
+        apart.http.post("/versions/rollback", json={"to": "v0"}).raise_for_status()
+        eventually(lambda: worker.metric("infold_weight_version_info", namespace="default", version="v0") == 1)
+        assert worker.metric("infold_drift_kl_nats", namespace="default") == 0
 
 
 def test_a_second_worker_stands_by_and_takes_over_when_the_first_dies(apart: Apart) -> None:

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from adapters.demo import MODEL_PATH
+from infold import UnexpectedAnswer
 from service.cli import app
-from service.client import ServerRefused
 from service.commands.export import unpack
 from service.errors import LearnsElsewhere
 from service.runtime import Runtime
@@ -154,13 +154,13 @@ def test_an_archive_cannot_write_outside_of_the_directory(name: str, tmp_path: P
     with zipfile.ZipFile(archive, "w") as packed:
         packed.writestr("infold.json", "{}")
         packed.writestr(name, "evil")
-    with pytest.raises(ServerRefused, match="outside"):
+    with pytest.raises(UnexpectedAnswer, match="outside"):
         unpack(archive.getvalue(), tmp_path / "in")
     assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18)])
 def test_what_is_no_adapter_is_refused_in_words(content: bytes, tmp_path: Path) -> None:
-    with pytest.raises(ServerRefused, match="no adapter"):
+    with pytest.raises(UnexpectedAnswer, match="no adapter"):
         unpack(content, tmp_path / "in")
     assert list(tmp_path.iterdir()) == []

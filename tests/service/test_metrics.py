@@ -15,6 +15,9 @@ PROMISED = (
     "dead_letters",
     "writer",
     "drift_kl_nats",
+    "canary_accuracy_ratio",
+    "retention_ratio",
+    "rollbacks",
     "taylor_remainder_ratio",
     "tokens_kept_ratio",
     "decode_stall_seconds",
@@ -27,7 +30,7 @@ PROMISED = (
     "prompt_tokens",
     "generation_tokens",
 )
-"""The design's section 3, without `infold_canary_accuracy_ratio`: there are no canaries yet; and who writes.
+"""The design's section 3, and who writes.
 
 The parser strips `_total`.
 """
@@ -57,15 +60,35 @@ def test_servers_of_one_process_do_not_share_their_metrics() -> None:
 
 def test_only_the_version_that_is_served_is_shown() -> None:
     metrics = Metrics()
-    metrics.show_version("default", "v1")
-    metrics.show_version("other", "v7")
-    metrics.show_version("default", "v2")
+    metrics.show_version("default", "v1", None)
+    metrics.show_version("other", "v7", None)
+    metrics.show_version("default", "v2", None)
     shown = [labels for _, labels, value in families(metrics)["infold_weight_version_info"] if value == 1]
     assert sorted((labels["namespace"], labels["version"]) for labels in shown) == [("default", "v2"), ("other", "v7")]
 
 
 def test_showing_the_same_version_again_keeps_it() -> None:
     metrics = Metrics()
-    metrics.show_version("default", "v1")
-    metrics.show_version("default", "v1")
+    metrics.show_version("default", "v1", None)
+    metrics.show_version("default", "v1", None)
     assert len(families(metrics)["infold_weight_version_info"]) == 1
+
+
+def test_what_is_counted_of_a_namespace_is_counted_from_the_start() -> None:
+    shown = families(Metrics(["default", "other"]))
+    for namespace in ("default", "other"):
+        for name in ("updates", "rollbacks"):
+            values = [value for _, labels, value in shown[f"infold_{name}"] if labels.get("namespace") == namespace]
+            assert values, name
+            assert set(values) == {0}
+        assert ("infold_learn_to_live_seconds_count", {"namespace": namespace}, 0.0) in shown["infold_learn_to_live_seconds"]
+
+
+def test_what_was_measured_of_the_served_version_is_shown_with_it_and_stays_if_the_next_was_not_probed() -> None:
+    metrics = Metrics(["default"])
+    assert not families(metrics)["infold_drift_kl_nats"]
+    for version, measured in (("v1", {"kl": 0.25, "retained": 0.5}), ("v2", None)):
+        metrics.show_version("default", version, measured)
+        shown = families(metrics)
+        assert shown["infold_drift_kl_nats"] == [("infold_drift_kl_nats", {"namespace": "default", "probe": "held_out"}, 0.25)]
+        assert shown["infold_retention_ratio"] == [("infold_retention_ratio", {"namespace": "default"}, 0.5)]

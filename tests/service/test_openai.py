@@ -38,6 +38,7 @@ def chat(client: openai.OpenAI, **more: Any) -> Any:
 def test_the_model_is_listed_once_for_each_namespace(client: openai.OpenAI, namespace: str) -> None:
     listed = {m.id: m for m in client.models.list().data}
     assert NAME in listed
+    assert [listed[name].namespace for name in (NAME, f"{NAME}:{namespace}")] == ["default", namespace]
     assert f"{NAME}:{namespace}" in listed
     assert all(m.object == "model" and m.owned_by == "infold" for m in listed.values())
     assert client.models.retrieve(f"{NAME}:{namespace}").id == f"{NAME}:{namespace}"

@@ -286,6 +286,16 @@ async def test_the_age_of_the_oldest_job_is_measured(queue: JobQueue) -> None:
     assert 0 <= await queue.oldest_age(NS) < 60
 
 
+async def test_lengths_are_those_of_each_namespace(queue: JobQueue) -> None:
+    assert await queue.lengths([NS, "other"]) == [(0, 0, 0), (0, 0, 0)]
+    await queue.accept("other", [document("a"), document("b")])
+    await queue.bury(await claim(queue, "other"), "it broke")
+    nothing, (depth, oldest, dead) = await queue.lengths([NS, "other"])
+    assert nothing == (0, 0, 0)
+    assert (depth, dead) == (1, 1)
+    assert 0 <= oldest < 60
+
+
 class Lifecycle(RuleBasedStateMachine):
     """Any order of accepting, claiming, crashing, ending and acknowledging: no job is lost, none is ended twice."""
 

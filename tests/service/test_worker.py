@@ -117,7 +117,7 @@ class Bench:
                 await asyncio.sleep(0.001)
 
     def count(self, result: str) -> float:
-        return self.metrics.registry.get_sample_value("infold_updates_total", {"result": result}) or 0.0
+        return self.metrics.registry.get_sample_value("infold_updates_total", {"namespace": NS, "result": result}) or 0.0
 
 
 @pytest.fixture
@@ -145,9 +145,9 @@ class Faulty(Learner):
         self.__dict__ |= vars(server.runtime.learner)
         self.before = before
 
-    def learn(self, document: str, current: DeltaSum, memories: Any = (), turn: int = 0, canaries: Any = ()) -> Learned:
+    def learn(self, document: str, current: DeltaSum, memories: Any = (), turn: int = 0, canaries: Any = (), *rest: Any) -> Learned:
         self.before(document)
-        return super().learn(document, current, memories, turn, canaries)
+        return super().learn(document, current, memories, turn, canaries, *rest)
 
 
 async def test_a_document_becomes_a_version_on_disk_in_memory_and_in_the_ledger(bench: Bench, facts: list[Taught]) -> None:
@@ -361,9 +361,9 @@ async def test_memories_of_the_chain_are_rehearsed_after_a_restart(
     learner = Faulty(server, lambda _: None)
     real = learner.learn
 
-    def watch(document: str, current: DeltaSum, memories: list[Memory], turn: int = 0, canaries: Any = ()) -> Learned:
+    def watch(document: str, current: DeltaSum, memories: list[Memory], turn: int = 0, canaries: Any = (), *rest: Any) -> Learned:
         seen.append(len(memories))
-        return real(document, current, memories, turn, canaries)
+        return real(document, current, memories, turn, canaries, *rest)
 
     monkeypatch.setattr(learner, "learn", watch)
     bench.learner = learner

@@ -1,0 +1,49 @@
+// The documents of the namespace, newest first.
+
+import { get } from "./api.js";
+import { openDocument } from "./document.js";
+import { byId, element, replace } from "./dom.js";
+import { forget } from "./forgetting.js";
+import { counted } from "./formats.js";
+import { trying } from "./notices.js";
+import { known, onChange } from "./store.js";
+
+const PAGE = 10;
+let limit = PAGE;
+
+/** Make the panel work. */
+export function start() {
+  byId("more-documents").addEventListener("click", () => {
+    limit += 5 * PAGE;
+    list();
+  });
+  onChange((changed) => {
+    if (changed.includes("namespace")) limit = PAGE;
+    if (changed.includes("versions")) list();
+  });
+}
+
+async function list() {
+  const { namespace } = known;
+  await trying(byId("documents-problem"), async () => {
+    const { documents, total } = await get("documents", { namespace, limit: Math.min(limit, 1000) }, { quiet: true });
+    if (namespace !== known.namespace) return;
+    byId("documents-count").textContent = counted(total, "document");
+    byId("more-documents").hidden = documents.length >= total || limit > 1000;
+    replace(byId("shelf"), documents.length ? documents.map(row) : element("li", { class: "hint" }, "Nothing has been learned here."));
+  });
+}
+
+function row(id) {
+  const { namespace } = known;
+  return element(
+    "li",
+    {},
+    element("button", { type: "button", class: "link", "data-key": `open ${id}`, click: () => openDocument(id, namespace) }, id),
+    element(
+      "button",
+      { type: "button", class: "quiet", "data-key": `forget ${id}`, "aria-label": `Forget ${id}`, click: () => forget(id, namespace, false) },
+      "Forget",
+    ),
+  );
+}

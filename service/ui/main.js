@@ -1,0 +1,33 @@
+// The page: every panel, and the namespace that they are about.
+
+import * as ask from "./ask.js";
+import { watch } from "./connection.js";
+import * as documents from "./documents.js";
+import { byId, element } from "./dom.js";
+import * as health from "./health.js";
+import * as learn from "./learn.js";
+import { change, known, onChange } from "./store.js";
+import * as versions from "./versions.js";
+
+onChange((changed) => {
+  if (changed.includes("model")) byId("model").textContent = known.model;
+  if (changed.includes("live")) byId("live").textContent = known.live || "…";
+  if (changed.includes("namespaces") || changed.includes("namespace")) chooser();
+});
+
+function chooser() {
+  const place = byId("namespace");
+  place.replaceChildren(...known.namespaces.map((name) => element("option", { value: name }, name)));
+  place.value = known.namespace;
+}
+
+byId("namespace").addEventListener("change", (event) => {
+  const page = new URL(location.href);
+  page.searchParams.set("namespace", event.target.value);
+  history.replaceState(null, "", page);
+  change({ namespace: event.target.value, live: null, versions: [] });
+  watch();
+});
+
+for (const panel of [learn, ask, versions, documents, health]) panel.start();
+watch();
