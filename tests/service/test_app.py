@@ -645,7 +645,7 @@ def test_two_hundred_requests_at_once_are_all_answered(http: Http, server: Threa
 def test_a_client_that_hangs_up_frees_its_slot(http: Http, server: ThreadServer, stream: bool) -> None:
     before = http.metric("infold_requests_total", finish_reason="cancelled")
     body = json.dumps({"prompt": "The", "max_new_tokens": 250, "temperature": 10, "stream": stream}).encode()
-    head = f"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST /generate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     hung_up = 0
     while http.metric("infold_requests_total", finish_reason="cancelled") == before:  # it may end before it is noticed
         assert hung_up < 50
@@ -660,7 +660,7 @@ def test_a_client_that_hangs_up_frees_its_slot(http: Http, server: ThreadServer,
 
 def test_a_client_that_never_sends_its_body_does_not_keep_others_waiting(http: Http, server: ThreadServer) -> None:
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as raw:
-        raw.sendall(b"POST /learn HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{")
+        raw.sendall(b"POST /learn HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{")
         assert http.generate("Q: Where")["finish_reason"]
 
 

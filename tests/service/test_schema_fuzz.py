@@ -26,12 +26,15 @@ SLOW_TO_ANSWER = {"max_new_tokens": 4, "max_tokens": 4, "max_completion_tokens":
 """Most that a request asks for: what it costs to answer many is measured elsewhere."""
 
 
-def lessened(body: Any) -> Any:
+BY_DEFAULT = {"/generate": "max_new_tokens", "/v1/completions": "max_tokens", "/v1/chat/completions": "max_tokens"}
+
+
+def lessened(path: str, body: Any) -> Any:
     """The body, asking for less."""
     if not isinstance(body, dict):
         return body
     most = {k: v for k, v in SLOW_TO_ANSWER.items() if isinstance(body.get(k), int | float) and body[k] > v}
-    return body | most
+    return ({BY_DEFAULT[path]: 4} if path in BY_DEFAULT else {}) | body | most
 
 
 def fuzz(server: ThreadServer, total: int) -> Counter[int]:
@@ -44,6 +47,7 @@ def fuzz(server: ThreadServer, total: int) -> Counter[int]:
     for operation in operations:
         for mode in schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE:
             seen += _of_one(server, operation, mode, each)
+        print(operation.label, dict(seen), flush=True)  # noqa: T201 (shown with -s)
     for _ in range(total):
         if sum(seen.values()) >= total:
             break
@@ -60,7 +64,7 @@ def _of_one(server: ThreadServer, operation: Any, mode: Any, count: int) -> Coun
         max_examples=count, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
     )
     def send(case: Any) -> None:
-        case.body = lessened(case.body)
+        case.body = lessened(operation.path, case.body)
         if isinstance(case.query, dict) and isinstance(case.query.get("wait"), int | float):
             case.query["wait"] = min(case.query["wait"], SLOW_TO_ANSWER["wait"])
         case.headers["Authorization"] = f"Bearer {ADMIN_KEY}"
@@ -76,8 +80,8 @@ def _of_one(server: ThreadServer, operation: Any, mode: Any, count: int) -> Coun
 
 
 def test_a_few_hundred_requests_made_from_the_schema_do_no_harm(guarded: ThreadServer) -> None:
-    seen = fuzz(guarded, 400)
-    assert sum(seen.values()) >= 400
+    seen = fuzz(guarded, 200)
+    assert sum(seen.values()) >= 200
     assert guarded.http.get("/readyz").json()["learning"]
 
 
@@ -85,6 +89,5 @@ def test_a_few_hundred_requests_made_from_the_schema_do_no_harm(guarded: ThreadS
 @pytest.mark.timeout(3000)
 def test_twenty_thousand_requests_made_from_the_schema_do_no_harm(guarded: ThreadServer) -> None:
     seen = fuzz(guarded, 20_000)
-    print(dict(seen))  # noqa: T201 (shown with -s)
     assert sum(seen.values()) >= 20_000
     assert guarded.http.get("/readyz").json()["learning"]
