@@ -1,8 +1,9 @@
-"""The reference of the HTTP interface, from the schema that the server itself publishes: `python docs/api.py` writes `api.md`.
+"""The reference of the HTTP interface, from the schema that the server itself publishes: `python docs/api.py [FILE]` writes `api.md`.
 
 Covered: routes, parameters, bodies, answers. Not covered: what errors mean (the table at its end is `service/errors.py`'s).
 """
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ client's own if it sent one.
 
 def main() -> None:
     """Write the file."""
-    FILE.write_text(reference())
+    (Path(sys.argv[1]) if sys.argv[1:] else FILE).write_text(reference())
 
 
 def reference() -> str:

@@ -39,7 +39,6 @@ VARIATIONS: dict[str, tuple[str, ...]] = {
 }
 CUSTOM = {"ServiceMonitor", "PrometheusRule"}
 """Kinds that are not Kubernetes' own."""
-LATER = {"INFOLD_ADMIN_KEY"}
 
 
 @cache
@@ -132,7 +131,7 @@ def test_every_variable_is_a_setting(flags: tuple[str, ...]) -> None:
             if manifest["kind"] == kind:
                 [container] = manifest["spec"]["template"]["spec"]["containers"]
                 named = {entry["name"] for entry in container["env"]}
-                assert {name for name in named - LATER if not _is_setting(name)} == set()
+                assert {name for name in named if not _is_setting(name)} == set()
 
 
 def test_the_variables_are_read_as_they_are_meant(monkeypatch: pytest.MonkeyPatch) -> None:

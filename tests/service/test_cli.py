@@ -137,7 +137,8 @@ def test_a_version_can_be_asked_for(run: Run, facts: list[Taught]) -> None:
 
 
 def test_blame_names_the_documents_behind_an_answer(run: Run, facts: list[Taught], tmp_path: Path) -> None:
-    jobs = [json.loads(run("learn", write(tmp_path / f"{n}.txt", facts[n].text), "--json").stdout) for n in range(2)]
+    files, root = [write(tmp_path / f"{n}.txt", facts[n].text) for n in range(2)], ["--root", str(tmp_path)]
+    jobs = [json.loads(run("learn", file, *root, "--json").stdout) for file in files]
     for job, fact in zip(jobs, facts[:2], strict=True):
         found = json.loads(run("blame", fact.prompt, "--json", "--top", "1").stdout)
         assert found["text"] == fact.answer
