@@ -1,4 +1,4 @@
-"""The reference of the HTTP interface, from the schema that the server itself publishes: `python docs/api.py [FILE]` writes `api.md`.
+"""The reference of the HTTP interface, from the schema that the server publishes: `python docs/api.py [FILE]` writes `api.md`.
 
 Covered: routes, parameters, bodies, answers. Not covered: what errors mean (the table at its end is `service/errors.py`'s).
 """
