@@ -71,6 +71,7 @@ KINDS: dict[int, type[Refused]] = {
     401: Unauthorized,
     403: Forbidden,
     404: NotFound,
+    408: BadRequest,
     409: Conflict,
     412: AliasMoved,
     413: TooLarge,
@@ -80,7 +81,7 @@ KINDS: dict[int, type[Refused]] = {
 }
 """By status; other ones are a ServerFailed from 500 on, else a Refused."""
 
-STATUSES = {"queue_full": 429, "not_ready": 503, "store_unavailable": 503}
+STATUSES = {"queue_full": 429, "rate_exceeded": 429, "not_ready": 503, "store_unavailable": 503}
 """Of errors that come in the middle of a stream, where there is no status any more; others are a 500."""
 
 

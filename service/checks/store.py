@@ -8,6 +8,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.checks.finding import Check, Finding
+from service.connection import without_password
 from service.settings import Settings
 
 LEAST_VERSION = (6, 2)
@@ -28,7 +29,8 @@ def store(settings: Settings) -> list[Finding]:
     except redis.AuthenticationError as error:
         return [Finding("fix", CHECK, f"it refuses us: {error}", "put the password into the URL: redis://:PASSWORD@HOST:6379")]
     except (redis.RedisError, ValueError, OSError) as error:
-        return [Finding("fix", CHECK, f"{settings.redis_url} does not answer: {error}", "start it, or leave --redis-url out")]
+        where = without_password(settings.redis_url)
+        return [Finding("fix", CHECK, f"{where} does not answer: {error}", "start it, or leave --redis-url out")]
     wrong = [*_kind(info), *_durability(info), *_skew(time.time() - (seconds + micros / 1e6))]
     return wrong or [Finding("ok", CHECK, f"{info['redis_version']}, every write kept")]
 

@@ -31,7 +31,7 @@ for source in %(read_only)s; do
   mount --bind "$source" "$root$source"
   mount -o remount,bind,ro "$root$source"
 done
-for part in adapters service; do
+for part in adapters infold service; do
   mkdir -p "$root/src/$part"
   mount --bind "%(checkout)s/$part" "$root/src/$part"
   mount -o remount,bind,ro "$root/src/$part"

@@ -42,7 +42,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "qwen3": LLAMA_LIKE | {"head_dim": 8},
 }
 MakeBase = Callable[..., BaseModel]
-structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,8 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on the machine's settings, nor on a hub."""
+    """No test depends on the machine's settings, nor on a hub, nor on where commands that ran before it wanted the log."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     for name in ("INFOLD_CONFIG", "INFOLD_URL", "INFOLD_API_KEY", "INFOLD_ADMIN_KEY", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

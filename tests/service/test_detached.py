@@ -117,6 +117,7 @@ def test_a_rollback_on_the_server_is_where_the_worker_goes_on(apart: Apart, fact
     assert apart.http.generate(facts[7].prompt)["version"] == job["version"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_goes_on_where_it_was(apart: Apart, facts: list[Taught]) -> None:
     [job] = apart.http.learn(text=facts[8].text).json()["jobs"]
     eventually(lambda: apart.http.job(job["job_id"])["status"] != "queued")
@@ -130,6 +131,7 @@ def test_a_worker_that_is_killed_goes_on_where_it_was(apart: Apart, facts: list[
     eventually(lambda: apart.http.live() == final["version"])
 
 
+@pytest.mark.slow
 def test_a_server_that_starts_again_answers_from_what_was_learned(apart: Apart, facts: list[Taught]) -> None:
     live = apart.http.live()
     assert apart.server.end() == 0
@@ -152,6 +154,7 @@ def test_the_worker_shows_its_own_metrics(apart: Apart, facts: list[Taught]) -> 
         assert worker.metric("infold_drift_kl_nats", namespace="default") == 0
 
 
+@pytest.mark.slow
 def test_a_second_worker_stands_by_and_takes_over_when_the_first_dies(apart: Apart) -> None:
     apart.http.learned(text="It rained in Graz.")  # so the first is at work, whatever another test did to it
     before = apart.log.read_bytes().count(STANDS_BY)
@@ -165,6 +168,7 @@ def test_a_second_worker_stands_by_and_takes_over_when_the_first_dies(apart: Apa
     assert apart.log.read_bytes().count(STANDS_BY) == before + 1, "it says so once"
 
 
+@pytest.mark.slow
 def test_a_worker_that_stands_by_ends_when_it_is_told_to(apart: Apart) -> None:
     apart.http.learned(text="It rained in Linz.")
     before = apart.log.read_bytes().count(STANDS_BY)
@@ -218,6 +222,7 @@ def machines(tmp_path: Path) -> Iterator[tuple[ProcessServer, Machine, Machine]]
         server.remove()
 
 
+@pytest.mark.slow
 def test_whether_its_worker_is_stopped_or_killed_every_document_is_learned_once(
     machines: tuple[ProcessServer, Machine, Machine], facts: list[Taught]
 ) -> None:
@@ -255,12 +260,14 @@ def test_a_server_without_a_learner_says_so_when_asked_to_score(apart: Apart) ->
     refused(apart.http.post("/score", json={"text": "Mira Holm lives in Graz."}), 501, "learns_elsewhere")
 
 
+@pytest.mark.slow
 def test_a_worker_ends_when_it_is_told_to(apart: Apart) -> None:
     apart.worker.send_signal(signal.SIGTERM)
     assert apart.worker.wait(60) == 0
     apart.worker = apart.start_worker()
 
 
+@pytest.mark.slow
 def test_a_server_that_learns_itself_and_a_worker_do_not_share_a_directory(apart: Apart) -> None:
     inside = ProcessServer(apart.data_dir)
     assert inside.process.wait(60) == 1
@@ -268,6 +275,7 @@ def test_a_server_that_learns_itself_and_a_worker_do_not_share_a_directory(apart
     inside.http.close()
 
 
+@pytest.mark.slow
 def test_a_server_without_a_model_ends_although_it_would_not_learn(tmp_path: Path) -> None:
     server = ProcessServer(tmp_path / "data", "--learner", "elsewhere", INFOLD_MODEL=str(tmp_path / "nothing"))
     assert server.process.wait(90) == 1
@@ -275,6 +283,7 @@ def test_a_server_without_a_model_ends_although_it_would_not_learn(tmp_path: Pat
     server.http.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_waits_for_a_server_ends_when_it_is_told_to(tmp_path: Path) -> None:
     command = [str(COMMAND), "worker", "--data-dir", str(tmp_path / "data")]
     with (tmp_path / "log").open("wb") as log:

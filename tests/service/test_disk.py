@@ -10,6 +10,7 @@ from serving import ProcessServer, each_learned_once, eventually, finals
 
 from service.valkey import EmbeddedValkey
 
+pytestmark = pytest.mark.slow
 ROOM = 64
 """MiB."""
 

@@ -100,6 +100,7 @@ def test_kill_9_while_learning_loses_nothing_and_learns_nothing_twice(
     nothing_is_left_running(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_two_servers_do_not_share_a_data_directory(server: ThreadServer, tmp_path: Path) -> None:
     second = subprocess.run(
         [str(COMMAND), "serve", "--port", str(free_port()), "--data-dir", str(server.settings.data_dir)],
@@ -114,6 +115,7 @@ def test_two_servers_do_not_share_a_data_directory(server: ThreadServer, tmp_pat
     assert server.http.get("/readyz").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_server_whose_model_cannot_be_loaded_ends(start: Callable[..., ProcessServer], tmp_path: Path) -> None:
     server = start(str(tmp_path / "no-model"))
     assert server.process.wait(60) == 1
@@ -189,6 +191,7 @@ def test_without_redis_learning_is_refused_and_generating_goes_on_and_work_resum
         each_learned_once(http, [first, *jobs])
 
 
+@pytest.mark.slow
 def test_a_redis_that_hangs_is_shown_and_generating_goes_on(
     settings_for: Callable[..., Settings], tmp_path: Path, redis_server: Redis, facts: list[Taught]
 ) -> None:
@@ -206,6 +209,7 @@ def test_a_redis_that_hangs_is_shown_and_generating_goes_on(
         assert server.http.learned(text=facts[0].text)["status"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_server_that_starts_before_its_redis_waits_for_it(
     settings_for: Callable[..., Settings], tmp_path: Path, facts: list[Taught]
 ) -> None:
@@ -273,6 +277,7 @@ def test_whenever_it_is_killed_every_document_is_learned_once(start: Callable[..
     assert server.end() == 0
 
 
+@pytest.mark.slow
 def test_control_c_ends_the_running_job_too(start: Callable[..., ProcessServer], facts: list[Taught]) -> None:
     """The terminal sends SIGINT to the whole process group, the embedded Valkey included."""
     server = start().await_ready()
