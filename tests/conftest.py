@@ -3,6 +3,6 @@
 import torch
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("infold", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("infold", max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("infold")
 torch.set_num_threads(1)

@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 
 
-@pytest.mark.parametrize("name", ["quickstart", "operations"])
+@pytest.mark.parametrize("name", ["quickstart", pytest.param("operations", marks=pytest.mark.slow)])
 def test_commands_do_what_a_page_shows(name: str, tmp_path: Path) -> None:
     commands = [shown for block in blocks((DOCS / f"{name}.md").read_text()) for shown in block]
     assert commands

@@ -49,7 +49,7 @@ def test_no_text_comes_twice_and_all_come_when_all_are_asked_for(small: Workspac
 
 
 def test_the_first_text_is_drawn_with_the_probability_that_the_model_gives_it(small: Workspace) -> None:
-    times = 1500
+    times = 500
     expected = probabilities(small)
     firsts = Counter(drawn(small, 1, seed)[0] for seed in range(times))
     for text, p in expected.items():

@@ -128,7 +128,7 @@ def test_no_further_iteration_raises_the_loss(
     at = bench(kind)
     lesson = make_lesson(at.workspace, PROMPT, ANSWER)
     config = FoldConfig(kl_budget=kl_budget, backtracks=backtracks, target_nll=1e-6, required_nll=1e-6)
-    losses = [at.fold(lesson, replace(config, iterations=n))[1].loss_after for n in range(1, 10)]
+    losses = [at.fold(lesson, replace(config, iterations=n))[1].loss_after for n in (1, 2, 3, 5, 9)]
     assert all(later <= earlier + 1e-4 for earlier, later in pairwise(losses))
 
 

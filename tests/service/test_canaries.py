@@ -208,6 +208,7 @@ def test_in_the_shadow_versions_are_learned_and_measured_but_not_served(
         assert http.live() == last
 
 
+@pytest.mark.slow
 def test_a_shadow_goes_on_after_a_restart_and_ends_when_the_alias_moves(
     tmp_path: Path, settings_for: Callable[..., Settings], facts: list[Taught]
 ) -> None:

@@ -244,6 +244,7 @@ def test_methods_explain_themselves() -> None:
     assert [name for name in shown if not (hasattr(infold.Client, name) and hasattr(infold.AsyncClient, name))] == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_started_again_is_waited_for(
     tmp_path: Path, settings_for: Callable[..., Settings], facts: list[Taught]
 ) -> None:

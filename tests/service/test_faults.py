@@ -69,6 +69,7 @@ def nothing_is_left_running(data_dir: Path) -> None:
     assert pending["pending"] == 0
 
 
+@pytest.mark.slow
 def test_kill_9_while_learning_loses_nothing_and_learns_nothing_twice(
     start: Callable[..., ProcessServer], tmp_path: Path, facts: list[Taught]
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_document_that_only_what_is_withdrawn_knew_is_named_and_can_be_learned
     assert answer(http, namespace, facts[2]) == facts[2].answer
 
 
+@pytest.mark.slow
 def test_in_the_shadow_such_a_document_is_learned_again_by_itself(
     tmp_path: Path, settings_for: Callable[..., Settings], facts: list[Taught]
 ) -> None:
@@ -116,6 +117,7 @@ def test_in_the_shadow_such_a_document_is_learned_again_by_itself(
         assert http.live() == "v0"
 
 
+@pytest.mark.slow
 def test_documents_are_taken_back_one_after_the_other_in_any_order(http: Http, namespace: str, facts: list[Taught]) -> None:
     before = [answer(http, namespace, fact) for fact in facts[:5]]
     teach(http, namespace, facts, 5)

@@ -85,6 +85,7 @@ def test_a_wrong_order_is_refused(http: Http, namespace: str, body: dict[str, An
     refused(http.post("/versions/collect", json={"keep": 1, "namespace": "nowhere"}), 404, "unknown_namespace")
 
 
+@pytest.mark.slow
 def test_a_policy_is_kept_without_being_asked(
     tmp_path: Path, settings_for: Callable[..., Settings], facts: list[Taught], monkeypatch: pytest.MonkeyPatch
 ) -> None:
