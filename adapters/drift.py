@@ -67,8 +67,8 @@ class _RawProbe:
 class Guard:
     """Measures candidates against the base model on a rotating part of the held-out samples."""
 
-    def __init__(self, workspace: Workspace, held_out: Tensor, config: GuardConfig, raw: Targets) -> None:
-        """held_out: (S, L) int64, sampled from the base model. raw: the layers that updates from raw text change.
+    def __init__(self, workspace: Workspace, held_out: Tensor, config: GuardConfig, raw: Targets | None) -> None:
+        """held_out: (S, L) int64, sampled from the base model. raw: the layers that the fast path changes; None: it is not taken.
 
         The base weights are left installed.
         """
@@ -97,7 +97,7 @@ class Guard:
     @torch.no_grad()
     def measure(self, new: Sequence[Memory], earlier: Sequence[Memory], turn: int) -> Drift:
         """Probe the weights installed. `turn` chooses the part of the held-out samples. Two forward passes: probes, and lessons."""
-        kl = self._drift(self._picked(turn, self.config.probes)) if new else self._raw_drift(turn)
+        kl = self._raw_drift(turn, self._raw) if self._raw and not new else self._drift(self._picked(turn, self.config.probes))
         answers = remembered(self._workspace, [*new, *earlier])
         return Drift(kl, _share(answers[: len(new)]), _share(answers[len(new) :]))
 
@@ -126,20 +126,16 @@ class Guard:
         nll = self._workspace.nll(self._workspace.batch(rows.tolist()))
         return _sampled_kl(self._base_nll[picked, : rows.shape[1] - 1], nll)
 
-    def _raw_drift(self, turn: int) -> float:
-        """For updates from raw text. Where one of them ended the next begins, and need not be measured again."""
+    def _raw_drift(self, turn: int, raw: Targets) -> float:
+        """On the fast path. Where one of them ended the next begins, and need not be measured again."""
         picked, weights, last = self._picked(turn // RAW_TURNS, self.config.raw_probes), self._workspace.installed, self._last
         assert weights.keys() == self._workspace.base_weights.keys(), "what is measured was installed, not stepped to"
         if last is None or last.picked != picked or not _same(last.weights, weights):
-            known = last is not None and last.picked == picked and _same(self._below(last.weights), self._below(weights))
-            with frozen_stem(self._workspace.model, self._raw, last.stem if last and known else None) as stem:
+            known = last is not None and last.picked == picked and _same(_below(last.weights, raw), _below(weights, raw))
+            with frozen_stem(self._workspace.model, raw, last.stem if last and known else None) as stem:
                 drift = self._drift(picked, self.config.raw_tokens)
             self._last = last = _RawProbe(picked, weights, stem, drift)
         return last.drift
-
-    def _below(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Without those of the layers that raw text changes."""
-        return {name: weight for name, weight in weights.items() if name not in self._raw.names}
 
     def verdict(self, before: Drift, after: Drift) -> str | None:
         """Why a candidate must not be published, or None. `before`: of the version it starts from, on the same probes."""
@@ -153,6 +149,11 @@ class Guard:
         if after.retained < before.retained - self.config.retention_loss:
             return f"retention of earlier documents fell from {before.retained:.2f} to {after.retained:.2f}"
         return None
+
+
+def _below(weights: Mapping[str, Tensor], raw: Targets) -> dict[str, Tensor]:
+    """Without those of the layers that raw text changes."""
+    return {name: weight for name, weight in weights.items() if name not in raw.names}
 
 
 def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -81,7 +81,7 @@ class Learner:
         self.workspace, self.anchors, self.scorer, self.template, self.config = workspace, anchors, scorer, template, config
         self.metric = Metric(workspace, curvature, config.curvature, config.fold)
         self._raw_targets = workspace.targets.highest(config.fold.raw_layers)
-        self.guard = Guard(workspace, curvature.held_out, config.guard, self._raw_targets)
+        self.guard = Guard(workspace, curvature.held_out, config.guard, None if config.views.count else self._raw_targets)
         overhead = len(prompt_ids(workspace.base, template, "")) + config.views.max_new_tokens
         room = workspace.base.context - (overhead if config.views.count else len(workspace.base.start))
         if room < LEAST_WINDOW:

@@ -39,7 +39,8 @@ def reference() -> str:
 
 def _errors() -> list[str]:
     rows = [f"| {status} | `{code_of(kind(''))}` | {(kind.__doc__ or '').splitlines()[0]} |" for kind, status in STATUS.items()]
-    return ["## Errors", "", "| status | code | |", "|---|---|---|", *sorted(rows), ""]
+    other = "| 404, 405, ... | `http_error` | There is no such route or method, or the body is no JSON that can be read. |"
+    return ["## Errors", "", "| status | code | |", "|---|---|---|", *sorted(rows), other, ""]
 
 
 def _route(method: str, path: str, route: dict[str, Any], models: dict[str, Any]) -> str:

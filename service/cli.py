@@ -67,7 +67,7 @@ def serve(
     import uvicorn
 
     from service.app import create_app
-    from service.http_protocol import server_config
+    from service.http_protocol import listen, server_config
     from service.runtime import Runtime
 
     flags = _learning_flags(namespace, views)
@@ -77,6 +77,7 @@ def serve(
             learner=learner, view_prompt=view_prompt, **flags,
         )  # fmt: skip
         _log_to_stderr()
+        listening = listen(settings.host, settings.port)
         served = create_app(settings)
         _greet(settings)
         server = uvicorn.Server(server_config(served, settings))
@@ -84,7 +85,7 @@ def serve(
         runtime.on_failure = lambda: setattr(server, "should_exit", True)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))  # uvicorn raises it again once everything has ended
-        server.run()
+        server.run(sockets=[listening])
         if runtime.failure is not None or not server.started:
             raise ServiceError(str(runtime.failure or "the server could not start; its log says why"))
 

@@ -2,10 +2,11 @@
 
 uvicorn bounds neither: a client could send one byte of a header now and then for ever, or a header without an end.
 
-Covered: heads, and requests that are no HTTP. Not covered: bodies (`middleware.py`), answers that are read slowly.
+Covered: the socket to listen on, heads, what is no HTTP. Not covered: bodies (`middleware.py`), answers that are read slowly.
 """
 
 import asyncio
+import socket
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic_core import to_json
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import error_body
+from service.errors import ServiceError, error_body
 from service.middleware import SECURITY_HEADERS
 from service.settings import Settings
 
@@ -121,6 +122,21 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 _TOO_LONG = f"the head of a request may have {MOST_HEAD_BYTES} bytes"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound, before anything else is begun. Raises ServiceError: the port is taken, or the address is not ours."""
+    listening = None
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, proto)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        if listening is not None:
+            listening.close()
+        raise ServiceError(f"{host}:{port} cannot be listened on: {error.strerror}; name another --port or --host") from error
+    return listening
 
 
 def server_config(app: Any, settings: Settings) -> Config:

@@ -29,7 +29,8 @@ class Source:
 def find(names: Sequence[str], root: Path) -> list[Source]:
     """What is meant, each once: files as they are; of folders and below all files of a known kind; patterns, `**` too.
 
-    Hidden files and folders are left out of folders. A name that means nothing is kept: reading it says so.
+    Hidden files and folders are left out of folders, and links that lead out of them. A name that means nothing is kept: reading it
+    says so.
     """
     found: dict[str, Source] = {}
     for name in names:
@@ -56,7 +57,8 @@ def _meant(name: str) -> Iterator[str]:
         yield name
     elif Path(name).is_dir():
         inside = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        visible = [path for path in inside if not any(part.startswith(".") for part in path.relative_to(name).parts)]
+        within = [path for path in inside if path.resolve().is_relative_to(Path(name).resolve())]  # a link may lead anywhere
+        visible = [path for path in within if not any(part.startswith(".") for part in path.relative_to(name).parts)]
         yield from map(str, visible or [Path(name)])
     else:
         matches = sorted(path for path in glob(name, recursive=True) if Path(path).is_file()) if has_magic(name) else []

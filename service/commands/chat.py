@@ -21,7 +21,7 @@ def chat(
     namespace: str = "default",
     version: Annotated[str | None, typer.Option(help="Version to talk to; none: whichever is live at each turn.")] = None,
     system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer, at most.")] = 256,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer, at most; none: as many as fit.")] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.0,
     as_json: AsJson = False,
 ) -> None:
@@ -61,7 +61,9 @@ def _lines() -> Iterator[str]:
                 yield line
 
 
-def _turns(client: Client, told: Messages, said: Messages, model: str, max_tokens: int, temperature: float) -> Iterator[Turn]:
+def _turns(
+    client: Client, told: Messages, said: Messages, model: str, max_tokens: int | None, temperature: float
+) -> Iterator[Turn]:
     """The next turn. What no longer fits into the model's context is forgotten, from the beginning of the conversation on."""
     while True:
         try:

@@ -141,8 +141,11 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     elif not as_json:
         more = outcome.reason or (f"{job.version} answers" if outcome.kind == "learned" else "")
         out.print(f"{name}: {outcome.kind}" + (f", {more}" if more else ""), markup=False)
-        for view in (job.report or {}).get("views", []) if outcome.kind == "learned" else []:
+        views = (job.report or {}).get("views", []) if outcome.kind == "learned" else []
+        for view in views:
             out.print(f"  {view}", markup=False)
+        if outcome.kind == "learned" and not views:
+            out.print("  the model wrote no question about it: it was learned as raw text, which may answer nothing", markup=False)
 
 
 def _sum_up(seen: list[Outcome], total: int, seconds: float) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from service.api_keys import ApiKey
+from service.errors import InvalidRequest
 from service.routes.access import MayRule
 from service.routes.common import RuntimeOf
 from service.schemas import KeyIn
@@ -16,6 +17,8 @@ router = APIRouter()
 @router.post("/keys", status_code=201)
 async def create(runtime: RuntimeOf, access: MayRule, body: KeyIn) -> dict[str, Any]:
     """A new key. `key` is what its owner sends; it is shown this once, and stored nowhere."""
+    if body.namespaces and "metrics" in body.scopes:
+        raise InvalidRequest("metrics are of all namespaces: a key with that scope cannot be bound to some", param="scopes")
     for namespace in body.namespaces or ():
         access.check(namespace)
     async with runtime.audit.of(access.key, "keys.create", None) as ids:

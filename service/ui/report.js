@@ -11,6 +11,7 @@ export function verdict(job, live) {
   if (status === "cancelled") return { kind: "nothing", text: "Cancelled; nothing has changed." };
   if (status === "failed") return { kind: "bad", text: `It could not be learned: ${job.error}.` };
   if (!report?.folds.length) return { kind: "nothing", text: `There was nothing new in it: ${version} answers as before.` };
+  if (!report.views.length) return { kind: "nothing", text: `The model wrote no question about it: ${version} learned it as raw text, which may answer nothing.` };
   if (report.shadow) return { kind: "good", text: `Learned in ${seconds(took)} as ${version}, which answers when it is asked for by name.` };
   if (version !== live) return { kind: "good", text: `Learned in ${seconds(took)} as ${version}; by now ${live} answers.` };
   return { kind: "good", text: `Learned in ${seconds(took)}: ${version} answers now.` };
@@ -24,7 +25,7 @@ export function numbers(job) {
   const sum = (name) => folds.reduce((total, fold) => total + fold[name], 0);
   const work = Object.entries(report.seconds);
   const rows = [
-    drift && ["Took", share(drift.taken), "of what it was taught, the new version answers"],
+    drift && report.views.length && ["Took", share(drift.taken), "of what it was taught, the new version answers"],
     drift && ["Kept", share(drift.retained), "of the earlier lessons asked, it still answers"],
     drift && ["Drift", number(drift.kl), "nats per token away from the base model"],
     ["Tokens", `${report.tokens_kept} of ${report.tokens_read}`, "carry weight"],

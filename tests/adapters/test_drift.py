@@ -131,6 +131,14 @@ def test_lessons_count_as_known_when_all_of_their_answer_is_the_likeliest(guarde
     assert measure([*known, *unknown], [known[0], unknown[0]], 0) == Drift(0.0, 0.6, 0.5)
 
 
+def test_off_the_fast_path_a_document_without_lessons_is_measured_as_well_as_others(guarded: Guarded) -> None:
+    config = GuardConfig(probes=8, raw_probes=1, raw_tokens=2)
+    guard = Guard(guarded.workspace, guarded.held_out, config, None)
+    guarded.disturb(0.05)
+    known = [lesson(guarded.workspace, "Mira Holm", True)]
+    assert [guard.measure([], [], turn).kl for turn in range(3)] == [guard.measure(known, [], turn).kl for turn in range(3)]
+
+
 def test_raw_text_has_its_own_number_of_probes(guarded: Guarded) -> None:
     few = Guarded(guarded.workspace, guarded.held_out, GuardConfig(probes=8, raw_probes=1))
     known = [lesson(guarded.workspace, "Mira Holm", True)]

@@ -111,10 +111,15 @@ def test_the_scheme_may_be_written_as_one_likes(guarded: ThreadServer, scheme: s
 
 
 def test_a_bound_key_does_not_reach_what_is_of_all_namespaces(client_of: ClientOf) -> None:
-    client = client_of("admin", "metrics", namespaces=["acme"])
+    client = client_of("admin", namespaces=["acme"])
     for method, path, _ in calls():
         if path in EVERYWHERE:
             refused(ask(client, method, path), 403, "insufficient_scope")
+
+
+def test_a_key_for_metrics_cannot_be_bound_for_they_are_of_all_namespaces(guarded: ThreadServer) -> None:
+    body = {"name": "scraper", "scopes": ["metrics"], "namespaces": ["acme"]}
+    assert refused(guarded.http.post("/keys", json=body), 400, "invalid_request")["param"] == "scopes"
 
 
 def test_a_key_is_shown_once_listed_without_its_secret_and_revoked(guarded: ThreadServer) -> None:

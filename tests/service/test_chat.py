@@ -21,6 +21,7 @@ def test_each_line_is_a_turn_and_each_answer_names_its_version(run: Run) -> None
     assert said.exit_code == 0, said.output
     turns = [json.loads(line) for line in said.stdout.splitlines()]
     assert [turn["version"] for turn in turns] == ["v0", "v0"]
+    assert run("chat", stdin="Where does Maria Okafor live?\n").exit_code == 0, "an answer may be as long as fits"
     plain = run("chat", "--max-tokens", "8", stdin="Where does Maria Okafor live?\n")
     assert plain.stdout == turns[0]["text"] + "\n"
     assert plain.stderr == "v0\n"

@@ -233,6 +233,12 @@ def test_every_command_explains_itself(command: str) -> None:
     assert run_alone(*[command] * bool(command), "--help").exit_code == 0
 
 
+def test_a_server_whose_port_is_taken_ends_before_it_begins(server: ThreadServer, tmp_path: Path) -> None:
+    port = server.url.rpartition(":")[2]
+    failed(run_alone("serve", "--port", port, "--data-dir", str(tmp_path / "data")), port, "Address already in use", "--port")
+    assert not (tmp_path / "data").exists(), "not even its store"
+
+
 @pytest.mark.parametrize("arguments", [["--port", "99999"], ["--namespace", "Not Valid"], ["--config", "none.toml"]])
 def test_a_server_with_impossible_settings_does_not_start(tmp_path: Path, arguments: list[str]) -> None:
     failed(run_alone("serve", "--data-dir", str(tmp_path / "data"), *arguments))

@@ -37,6 +37,14 @@ def test_a_folder_means_all_files_below_it_that_can_be_read(folder: Path) -> Non
     assert names(str(folder)) == [str(folder / name) for name in names("notes")]
 
 
+def test_a_link_that_leads_out_of_a_folder_is_not_followed(folder: Path) -> None:
+    (folder / "secret.txt").write_text("x")
+    (folder / "notes" / "link.txt").symlink_to(folder / "secret.txt")
+    (folder / "notes" / "within.txt").symlink_to(folder / "notes" / "deep" / "b.txt")
+    assert names("notes") == ["notes/a.md", "notes/deep/b.txt", "notes/deep/c.html"]
+    assert names("notes/link.txt") == ["notes/link.txt"], "unless it is named"
+
+
 def test_a_pattern_means_what_it_matches_and_a_named_file_is_always_meant(folder: Path) -> None:
     assert names("notes/**/*.txt", "*.log") == ["notes/deep/b.txt", "f.log"]
     assert names(f"{folder}/*.log") == [f"{folder}/f.log"]
