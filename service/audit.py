@@ -8,6 +8,7 @@ Covered: writing, reading. Not covered: what a job did later, which its report s
 
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -70,7 +71,14 @@ class Audit:
         """One entry. `namespace` must be one that is served. Without Redis it is in the log only."""
         listed = [one[:LONGEST_ID] for one in ids[:MOST_IDS]]
         log.info("audit", key=key.id, name=key.name, action=action, namespace=namespace, ids=listed, outcome=outcome)
-        fields: Any = {"key": key.id, "name": key.name, "action": action, "ids": json.dumps(listed), "outcome": outcome}
+        fields: Any = {
+            "key": key.id,
+            "name": key.name,
+            "action": action,
+            "ids": json.dumps(listed),
+            "outcome": outcome,
+            "ns": time.time_ns(),
+        }
         with contextlib.suppress(RedisError):
             await self._redis.xadd(keys.audit(namespace), fields, maxlen=KEPT)
 
@@ -79,7 +87,8 @@ class Audit:
         found: list[tuple[tuple[int, ...], Entry]] = []
         for namespace in namespaces:
             for entry, fields in await self._redis.xrevrange(keys.audit(namespace), count=limit):
-                found.append((tuple(map(int, entry.split("-"))), _entry(entry, namespace, fields)))
+                order = (int(entry.partition("-")[0]), int(fields["ns"]))  # two streams may have an entry of the same millisecond
+                found.append((order, _entry(entry, namespace, fields)))
         return [entry for _, entry in sorted(found, key=lambda one: one[0], reverse=True)[:limit]]
 
 

@@ -25,6 +25,8 @@ CHROOT = """
 set -eu
 root=$1; shift
 mount --bind "$root" "$root"
+mkdir -p "$root/tmp"
+mount -t tmpfs -o mode=1777,size=64m tmpfs "$root/tmp"
 for source in %(read_only)s; do
   if [ -L "$source" ]; then cp -P "$source" "$root$source"; continue; fi
   mkdir -p "$root$source"
@@ -36,9 +38,8 @@ for part in adapters infold service; do
   mount --bind "%(checkout)s/$part" "$root/src/$part"
   mount -o remount,bind,ro "$root/src/$part"
 done
-mkdir -p "$root/data" "$root/tmp" "$root/proc" "$root/dev"
+mkdir -p "$root/data" "$root/proc" "$root/dev"
 mount --bind "%(data)s" "$root/data"
-mount -t tmpfs -o mode=1777,size=64m tmpfs "$root/tmp"
 mount --rbind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mount -o remount,bind,ro "$root"
