@@ -17,7 +17,7 @@
     infold:{ns}:writer                string   the worker that may write the namespace; runs out unless it is renewed
     infold:{ns}:fence                 string   the token of the last worker that has become that; each gets a higher one
     infold:moves                      stream   {namespace, version, served, withdrawn} of aliases that moved; the last 10,000
-    infold:{ns}:audit                 stream   {key, name, action, ids, outcome} of what was asked for; about the last 10,000
+    infold:{ns}:audit                 stream   {key, name, action, ids, outcome, ns} of what was asked for; about the last 10,000
     infold:audit                      stream   the same of what concerns no namespace: keys
     infold:keys                       hash     API keys: id -> JSON {name, scopes, namespaces, rate, ...; sha256 of the key}
     infold:rate:{key}                 hash     held, at: requests that an API key has left, and since when; two minutes
