@@ -77,15 +77,15 @@ def serve(
             learner=learner, view_prompt=view_prompt, **flags,
         )  # fmt: skip
         _log_to_stderr()
-        listening = listen(settings.host, settings.port)
-        served = create_app(settings)
-        _greet(settings)
-        server = uvicorn.Server(server_config(served, settings))
-        runtime: Runtime = served.state.runtime
-        runtime.on_failure = lambda: setattr(server, "should_exit", True)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: sys.exit(0))  # uvicorn raises it again once everything has ended
-        server.run(sockets=[listening])
+        with listen(settings.host, settings.port) as listening:
+            served = create_app(settings)
+            runtime: Runtime = served.state.runtime
+            _greet(settings)
+            server = uvicorn.Server(server_config(served, settings))
+            runtime.on_failure = lambda: setattr(server, "should_exit", True)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: sys.exit(0))  # uvicorn raises it again once everything has ended
+            server.run(sockets=[listening])
         if runtime.failure is not None or not server.started:
             raise ServiceError(str(runtime.failure or "the server could not start; its log says why"))
 

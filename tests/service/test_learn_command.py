@@ -11,7 +11,13 @@ from test_cli import Run, failed, run, run_alone
 from test_extract import pdf
 
 __all__ = ["run"]
-ENDED = {"job_id": "job-1", "document_id": "a.txt", "status": "succeeded", "version": "v1", "report": {"folds": [{}], "views": []}}
+ENDED = {
+    "job_id": "job-1",
+    "document_id": "a.txt",
+    "status": "succeeded",
+    "version": "v1",
+    "report": {"folds": [{}], "views": ["Q: Who? A: Ann."]},
+}
 
 
 def outcomes(output: str) -> dict[str, str]:
@@ -56,7 +62,9 @@ def test_a_full_queue_and_a_server_that_comes_back_are_waited_for(tmp_path: Path
     busy = error(429, "queue_full", Retry_After="0.05")
     with scripted(ok({"status": "ready"}), busy, None, queued, busy, ok(ENDED)) as script:
         learned = run_alone("learn", str(tmp_path / "a.txt"), "--root", str(tmp_path), "--url", script.url)
-    assert (learned.exit_code, learned.stdout) == (0, f"{tmp_path / 'a.txt'}: learned, v1 answers\n"), learned.output
+    assert (learned.exit_code, learned.stdout) == (0, f"{tmp_path / 'a.txt'}: learned, v1 answers\n  Q: Who? A: Ann.\n"), (
+        learned.output
+    )
     keys = {asked.headers["idempotency-key"] for asked in script.asked if asked.path == "/learn"}
     assert len(keys) == 1
 
