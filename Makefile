@@ -37,7 +37,7 @@ $(BIN)/helm: .venv/installed tests/deploy/fetch_helm.py
 test-slow: install
 	$(BIN)/pytest -m slow --timeout 1200
 
-# Known vulnerabilities of what is installed. It asks pypi.org, and fails where it gets no answer: no audit is no clean audit.
+# Known vulnerabilities of what is installed. It asks the package index, and fails where that has no answer: no audit is no clean audit.
 audit: install
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
