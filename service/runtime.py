@@ -238,6 +238,8 @@ class Runtime:
         base = load_model(self.settings)
         if base.device.type == "cpu" and len(os.sched_getaffinity(0)) > 1:
             self.turns.divide(torch.get_num_threads())
+        elif base.device.type == "cuda":
+            self.turns.separate(base.device)
         self._template = load_template(self.settings, base)
         targets = find_targets(base.model, self.settings.learn.targets)
         workspace, explaining = Workspace(base, targets, self.turns.pace), Workspace(base, targets)
@@ -262,4 +264,4 @@ class Runtime:
 
 
 def _limits(settings: Settings) -> Limits:
-    return Limits(settings.slots, settings.max_waiting, settings.prefix_cache_mb * 2**20, settings.read_seconds)
+    return Limits(settings.slots, settings.max_waiting, settings.prefix_cache_mb * 2**20, settings.read_seconds, settings.graphs)

@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     """Threads of one matrix product; None: one for models below 10M parameters, else torch's own choice."""
     packed: bool | None = None
     """On CPU: serve from a second copy of the weights, in a layout that is read faster; None: if it takes little of the memory."""
+    graphs: bool = True
+    """On a GPU: decode steps are recorded as CUDA graphs when they are first needed, for 1, 2, 4, ... rows."""
     namespaces: tuple[Namespace, ...] = Field(("default",), min_length=1)
     learner: Literal["inside", "elsewhere"] = "inside"
     """inside: this server learns beside decoding; elsewhere: an `infold worker` with the same data directory does."""

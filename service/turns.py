@@ -1,7 +1,8 @@
-"""Decoding and learning on one device: they take turns, or divide its cores.
+"""Decoding and learning on one device: they take turns, divide its cores, or have a stream each.
 
-Turns are for a GPU and for a single core: decoding never waits for more than one quantum of learning. Where there are several
-cores both go on at once, each on half of the threads while both have work, and nobody waits (measured: docs/LOG.md).
+Turns are for a single core: decoding never waits for more than one quantum of learning. Where there are several cores both go on
+at once, each on half of the threads while both have work, and nobody waits (measured: docs/LOG.md). On a GPU each has a stream of
+its own, and the kernels of decoding go first.
 
 Covered: any number of decoder threads, and of learner threads, of which one learns at a time.
 Not covered: devices of their own (then there is nothing to divide).
@@ -11,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -39,6 +40,24 @@ class Turns:
         self._decoded = -math.inf
         """When the last decode step began."""
         self._using = threading.local()
+        self._streams: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None
+        """Of decoding and of learning, on a GPU."""
+
+    @property
+    def _at_once(self) -> bool:
+        return self._threads is not None or self._streams is not None
+
+    def separate(self, device: torch.device) -> None:
+        """From now on each has a stream of its own on this GPU, and both go on at once."""
+        torch.cuda.synchronize(device)  # what was written before is seen by both
+        decoding, learning = (torch.cuda.Stream(device, priority=p) for p in (-1, 0))  # type: ignore[no-untyped-call]
+        self._streams = decoding, learning
+
+    @contextmanager
+    def decoder(self) -> Iterator[None]:
+        """What the thread that decodes does within it goes into its stream, where it has one."""
+        with torch.cuda.stream(self._streams[0]) if self._streams else nullcontext():
+            yield
 
     def divide(self, threads: int) -> None:
         """From now on both go on at once, on so many threads of torch's together (each on one at least)."""
@@ -51,9 +70,10 @@ class Turns:
     @contextmanager
     def decoding(self) -> Iterator[float]:
         """Hold the device for one decode step. Yields the seconds waited for it."""
-        if self._threads is not None:
+        if self._at_once:
             self._decoded = time.perf_counter()
-            self._use(self._threads, beside=self._one_learner.locked())
+            if self._threads is not None:
+                self._use(self._threads, beside=self._one_learner.locked())
             yield 0.0
             return
         start = time.perf_counter()
@@ -74,6 +94,12 @@ class Turns:
     def learning(self) -> Iterator[None]:
         """Hold the device; call `pace` between quanta. No other learner comes in between: they share one workspace."""
         with self._one_learner:
+            if self._streams is not None:
+                self.pace()
+                with torch.cuda.stream(self._streams[1]):
+                    yield
+                self._streams[1].synchronize()  # others may use what was made
+                return
             if self._threads is not None:
                 self.pace()
                 yield
@@ -94,7 +120,7 @@ class Turns:
             raise LearningInterrupted
         if self._threads is not None:
             self._use(self._threads, beside=time.perf_counter() - self._decoded < LATELY)
-        elif self._decoders_wait:
+        elif not self._at_once and self._decoders_wait:
             self._release()
             self._acquire()
 

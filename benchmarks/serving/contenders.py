@@ -34,11 +34,12 @@ class Sample:
     gap_p99: float | None = None
     """Seconds between tokens, median and 99th percentile."""
     failed: int = 0
+    gap_worst: float | None = None
 
     @staticmethod
     def of(found: Load) -> "Sample":
         """A load, summed up."""
-        return Sample(found.tokens_per_second, found.first(0.5), found.gap(0.5), found.gap(0.99), found.failed)
+        return Sample(found.tokens_per_second, found.first(0.5), found.gap(0.5), found.gap(0.99), found.failed, found.gap(1.0))
 
 
 Measure = Callable[[Sequence[str], int, int], Sample]
@@ -71,12 +72,13 @@ class Setup:
     """Most at a time."""
     length: int
     """Most tokens of a prompt with its answer."""
+    device: str = "cpu"
 
 
 def infold_server(setup: Setup, data: Path, log: Path) -> Server:
     """infold with a learner inside. The model says nothing, so nothing is worth asking it before it learns."""
     little = {"INFOLD_LEARN__ANCHORS__QUESTIONS": "0", "INFOLD_LEARN__CURVATURE__SAMPLES": "32"}
-    flags = ("--dtype", setup.dtype, "--views", "0", "--data-dir", str(data))
+    flags = ("--dtype", setup.dtype, "--device", setup.device, "--views", "0", "--data-dir", str(data))
     command = (str(Path(sys.executable).with_name("infold")), "serve", str(setup.model), "--port", "{port}", *flags)
     environment = {**little, "INFOLD_SLOTS": str(setup.streams), "INFOLD_CACHE_DIR": str(data / "cache")}
     server = Server(Command("infold", command, environment), log)
@@ -103,9 +105,9 @@ def transformers_server(setup: Setup, environment: Path, log: Path) -> Server:
     blocks = 2 * setup.streams * -(-setup.length // _BLOCK)
     command = (
         str(environment / "bin/transformers"), "serve", str(setup.model), "--host", "127.0.0.1", "--port", "{port}",
-        "--device", "cpu", "--dtype", setup.dtype, "--continuous-batching", "--attn-implementation", "sdpa",
+        "--device", setup.device, "--dtype", setup.dtype, "--continuous-batching", "--attn-implementation", "sdpa",
         "--cb-block-size", str(_BLOCK), "--cb-num-blocks", str(max(256, blocks)), "--cb-max-batch-tokens", "512",
-        "--log-level", "error",
+        "--log-level", "error", *(["--cb-use-cuda-graph"] if setup.device != "cpu" else []),
     )  # fmt: skip
     server = Server(Command("transformers serve", command, {**_OFFLINE, "HF_HUB_DISABLE_TELEMETRY": "1"}), log)
     server.wait_until("/health")
@@ -159,6 +161,7 @@ class Generate:
         dtype: torch.dtype = getattr(torch, setup.dtype)
         self._tokenizer = AutoTokenizer.from_pretrained(setup.model, padding_side="left")
         self._model: Any = AutoModelForCausalLM.from_pretrained(setup.model, dtype=dtype)
+        self._model.to(torch.device(setup.device))  # type: ignore[arg-type]
 
     def batched(self, prompts: Sequence[str], concurrency: int, tokens: int) -> Sample:
         """Batches of `concurrency` that begin and end together."""
@@ -176,4 +179,5 @@ class Generate:
     def _write(self, prompts: list[str], tokens: int) -> None:
         batch = self._tokenizer(prompts, return_tensors="pt", padding=True)
         batch.pop("token_type_ids", None)
+        batch = batch.to(self._model.device)
         self._model.generate(**batch, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens)

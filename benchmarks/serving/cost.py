@@ -77,7 +77,7 @@ def _http(plan: Plan, model: Path, work: Path) -> tuple[Row, ...]:
     """The engine alone and the whole server, by turns."""
     most = max(plan.streams)
     with ExitStack() as ending:
-        engine = EngineAlone(model, "float32", most)
+        engine = EngineAlone.serving(model, "float32", most)
         ending.callback(engine.stop)
         server = infold_server(Setup(model, "float32", most, PROMPT_TOKENS + TOKENS), work / "served", work / "served.log")
         ending.callback(server.end)

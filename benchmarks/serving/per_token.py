@@ -81,37 +81,42 @@ def _microseconds(base: BaseModel, work: Callable[[Sequence[int]], None], length
 class EngineAlone:
     """infold's engine in this process, asked without HTTP."""
 
-    def __init__(self, model: Path, dtype: str, streams: int) -> None:
-        settings = load_settings(None, model=str(model), dtype=dtype, slots=streams)
-        self._base = load_model(settings)
-        table = VersionTable(self._base.model, find_targets(self._base.model, settings.learn.targets))
-        serve_fast(settings, self._base)
-        self._engine = Engine(self._base, table, Turns(), Metrics(), Limits(streams, settings.max_waiting))
+    def __init__(self, base: BaseModel, engine: Engine) -> None:
+        self._base, self._engine = base, engine
         self._engine.start()
+
+    @staticmethod
+    def serving(model: Path, dtype: str, streams: int) -> "EngineAlone":
+        """As a server would set it up."""
+        settings = load_settings(None, model=str(model), dtype=dtype, slots=streams)
+        base = load_model(settings)
+        table = VersionTable(base.model, find_targets(base.model, settings.learn.targets))
+        serve_fast(settings, base)
+        return EngineAlone(base, Engine(base, table, Turns(), Metrics(), Limits(streams, settings.max_waiting)))
 
     def stop(self) -> None:
         """End its thread."""
         self._engine.stop(0)
 
-    def measure(self, prompts: Sequence[str], concurrency: int, tokens: int) -> Sample:
-        """As `contenders.over_http`."""
-        return asyncio.run(self._measure(prompts, concurrency, tokens))
+    def measure(self, prompts: Sequence[str], concurrency: int, tokens: int, version: str = BASE) -> Sample:
+        """As `contenders.over_http`. version: a key of resident weights."""
+        return asyncio.run(self._measure(prompts, concurrency, tokens, version))
 
-    async def _measure(self, prompts: Sequence[str], concurrency: int, tokens: int) -> Sample:
+    async def _measure(self, prompts: Sequence[str], concurrency: int, tokens: int, version: str) -> Sample:
         left, streams = iter(prompts), list[Stream]()
 
         async def work() -> None:
             for prompt in left:
-                streams.append(await self._stream(prompt, tokens))
+                streams.append(await self._stream(prompt, tokens, version))
 
         started = time.perf_counter()
         await asyncio.gather(*(work() for _ in range(concurrency)))
         return Sample.of(Load(concurrency, time.perf_counter() - started, tuple(streams)))
 
-    async def _stream(self, prompt: str, tokens: int) -> Stream:
+    async def _stream(self, prompt: str, tokens: int, version: str) -> Stream:
         wanted = Wanted("default", tuple(self._base.encode(prompt)), tokens, ignore_eos=True)
         started, times, written = time.perf_counter(), list[float](), 0
-        async for piece in self._engine.generate(wanted, BASE, lambda: None):
+        async for piece in self._engine.generate(wanted, version, lambda: None):
             times.append(time.perf_counter())
             written = piece.tokens
         gaps = tuple(b - a for a, b in pairwise(times))

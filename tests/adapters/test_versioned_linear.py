@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adapters.base_model import BaseModel
 from adapters.targets import DOWN_PROJECTIONS
-from adapters.versioned_linear import BASE, VersionedLinear, VersionTable
+from adapters.versioned_linear import BASE, FIXED, VersionedLinear, VersionTable
 from adapters.workspace import Batch, Workspace
 
 MakeBase = Callable[..., BaseModel]
@@ -153,3 +153,29 @@ def test_a_model_that_serves_versions_has_no_more_parameters_than_before(make_wo
     table.install("v1", {name: weight.clone() for name, weight in workspace.base_weights.items()})
     assert {p.data_ptr() for p in model.parameters()} == before
     assert sum(isinstance(module, VersionedLinear) for module in model.modules()) == len(workspace.targets.names)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_version_that_is_swapped_in_serves_what_it_serves_by_name(kind: str, serve: Callable[..., Served]) -> None:
+    served = serve(kind)
+    versions = {"v1": served.changed(1), "v2": served.changed(2)}
+    for version, weights in versions.items():
+        served.table.install(version, weights)
+    wanted = {version: served.run([version] * len(TEXTS)) for version in (BASE, *versions)}
+    for version in ("v1", BASE, "v2", "v1", "v1"):
+        served.table.swap(version)
+        out = (
+            served.model(served.batch.ids, attention_mask=served.batch.mask, use_cache=False).logits * served.batch.mask[..., None]
+        )
+        torch.testing.assert_close(out, wanted[version], rtol=1e-6, atol=1e-6)
+    assert served.table.resident == {BASE, "v1", "v2"}
+
+
+def test_the_place_that_versions_are_swapped_into_never_moves(serve: Callable[..., Served]) -> None:
+    served = serve("llama")
+    served.table.install("v1", served.changed(1))
+    served.table.swap(BASE)
+    before = {name: weight.data_ptr() for name, weight in served.table.weights(FIXED).items()}
+    served.table.swap("v1")
+    served.table.retire("v1")
+    assert {name: weight.data_ptr() for name, weight in served.table.weights(FIXED).items()} == before

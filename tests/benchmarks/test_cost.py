@@ -36,7 +36,7 @@ def test_everything_that_happens_to_a_token_has_a_price() -> None:
 
 
 def test_the_engine_alone_writes_every_token_of_every_stream() -> None:
-    engine = EngineAlone(MODEL_PATH, "float32", streams=2)
+    engine = EngineAlone.serving(MODEL_PATH, "float32", streams=2)
     found = engine.measure(["News:", "News of today:", "The"], 2, 8)
     engine.stop()
     assert found.failed == 0
