@@ -4,23 +4,21 @@ Curvature protects old knowledge on average; what a fold destroys is not spread 
 that of Jonas Petrov first. So the anchors nearest to a lesson are rehearsed with it, and more are asked again before the next.
 These are SAPT's pseudo-samples (Zhao et al. 2024), found by what they share with the lesson.
 
-Covered: sampling, nearness, files. Not covered: keeping them (`reflection.py`).
+Covered: sampling, files. Not covered: what is near (`nearness.py`), keeping them (`reflection.py`).
 """
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from adapters.beams import sample_different
 from adapters.config import AnchorConfig
 from adapters.curvature import Progress
 from adapters.memory import Memory, of_answer
+from adapters.nearness import Nearness
 from adapters.sampling import continue_rows
 from adapters.tensor_file import read_tensors, write_tensors
 from adapters.views import View, ViewTemplate, judge_views, parse_views
@@ -30,10 +28,6 @@ BATCH = 256
 """Questions answered together."""
 TAIL = 8
 """Tokens in which the end of a question is looked for."""
-BUCKETS = 1024
-"""Tokens are counted modulo this."""
-
-LEAST_RARITY = 1e-3
 
 
 @dataclass(frozen=True)
@@ -45,40 +39,19 @@ class Anchors:
     """Of the base model."""
 
     @cached_property
-    def _rarity(self) -> Tensor:
-        """(BUCKETS,): how much sharing a token says, log of its inverse frequency; something, even of one that all share."""
-        return torch.log((1 + len(self.memories)) / (1 + _bags(self.memories).sum(0))) + LEAST_RARITY
+    def _nearness(self) -> Nearness:
+        return Nearness(self.memories)
 
     def shared(self, one: Memory, other: Memory) -> float:
         """How much of the shorter question the two have in common, in [0, 1]: the share of its tokens, rare ones counting more.
 
         0 without anchors: nothing tells then which tokens are rare.
         """
-        if not self.memories:
-            return 0.0
-        mine, theirs = _bags([one, other]) * self._rarity
-        return float((mine * theirs).sqrt().sum() / torch.minimum(mine.sum(), theirs.sum()).clamp(min=1e-9))
-
-    @cached_property
-    def _directions(self) -> Tensor:
-        """(N, BUCKETS), of norm 1."""
-        return self._direct(self.memories)
+        return self._nearness.shared(one, other) if self.memories else 0.0
 
     def nearest(self, asked: Sequence[Memory], count: int, among: Sequence[Memory] | None = None) -> list[Memory]:
-        """Those of `among` (default: the anchors) whose questions share most rare tokens with one of `asked`, nearest first.
-
-        By the cosine of weighted token sets.
-        """
-        found = self.memories if among is None else among
-        if not asked or not found or count == 0:
-            return []
-        directions = self._directions if found is self.memories else self._direct(found)
-        shared = (directions @ self._direct(asked).T).amax(1)
-        return [found[i] for i in shared.topk(min(count, len(found))).indices.tolist()]
-
-    def _direct(self, memories: Sequence[Memory]) -> Tensor:
-        """(N, BUCKETS), of norm 1: which tokens each question holds, by rarity."""
-        return torch.nn.functional.normalize(_bags(memories) * self._rarity, dim=1)
+        """Those of `among` (default: the anchors) whose questions share most rare tokens with one of `asked`, nearest first."""
+        return self._nearness.nearest(asked, count, self.memories if among is None else among)
 
     def save(self, path: Path) -> None:
         """Write one safetensors file: ids (N, T) int32, padded with -1, and where each answer starts (N,)."""
@@ -144,13 +117,3 @@ def _answered(workspace: Workspace, template: ViewTemplate, questions: Sequence[
         text = f"{lead} {question}{template.view_answer} {base.decode(row).strip()}"
         views += parse_views(template, text, finished=len(row) < config.max_new_tokens)[:1]
     return views
-
-
-def _bags(memories: Sequence[Memory]) -> Tensor:
-    """(N, BUCKETS) float32: which tokens each question holds."""
-    if not memories:
-        return torch.zeros(0, BUCKETS)
-    prompts = [m.prompt for m in memories]
-    tokens = torch.frombuffer(array("q", chain.from_iterable(prompts)), dtype=torch.int64)
-    rows = torch.arange(len(prompts)).repeat_interleave(torch.tensor([len(prompt) for prompt in prompts]))
-    return torch.zeros(len(prompts) * BUCKETS).index_fill_(0, rows * BUCKETS + tokens % BUCKETS, 1.0).view(-1, BUCKETS)
