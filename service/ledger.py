@@ -70,6 +70,7 @@ else
   redis.call('DEL', shadow)
 end
 redis.call('HSET', document, 'version', name, 'tokens', tokens, 'learned_at', now)
+redis.call('HDEL', document, 'nothing', 'lost')
 redis.call('HSET', job, 'status', 'succeeded', 'version', name, 'report', report, 'finished_at', now)
 redis.call('XADD', events, '*', 'status', 'succeeded', 'version', name)
 redis.call('EXPIRE', events, keep)
@@ -89,7 +90,8 @@ return {'ok', ARGV[1], entry}
 
 STAYS = "-"
 """Among moves: versions were withdrawn, and the alias stayed where it was."""
-_EVENTS_KEPT_SECONDS = 3600
+EVENTS_KEPT_SECONDS = 3600
+"""After the end of a job."""
 
 
 class Ledger:
@@ -260,7 +262,7 @@ class Ledger:
             ],
             [
                 parent.name, json.dumps(asdict(record)), time.time(), json.dumps(report), json.dumps(tokens),
-                _EVENTS_KEPT_SECONDS, namespace, "1" if served else "",
+                EVENTS_KEPT_SECONDS, namespace, "1" if served else "",
             ],
         )  # fmt: skip
         if outcome == "moved":
