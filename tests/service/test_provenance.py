@@ -233,6 +233,18 @@ def test_namespaces_know_nothing_of_each_other(server: ThreadServer, trade: list
     assert named(http, other, "trade", "trade_again") == ["v1", "v1"]
 
 
+@pytest.mark.slow
+def test_the_part_of_a_document_that_was_known_from_another_is_learned_when_that_is_forgotten_exactly(
+    http: Http, namespace: str, trade: list[Taught], sight: list[Taught]
+) -> None:
+    both = replace(trade[1], text=f"{trade[1].text} {sight[0].text}")
+    jobs = learn(http, namespace, trade=trade[0], both=both)
+    assert trade[0].prompt not in " ".join(jobs["both"]["report"]["views"]), "it was known"
+    assert changes(http, namespace) == ["trade", "both"]
+    forget(http, namespace, "trade", exact=True)
+    assert [answer(http, namespace, fact) for fact in (trade[0], sight[0])] == [trade[0].answer, sight[0].answer]
+
+
 class Links:
     """Versions of a store by letter, each a document of the same name."""
 
