@@ -169,6 +169,15 @@ class Forgetting:
         answered = self._store.learned(cut.later) if job.exact else ()  # those that were not learned anew were known already
         return trace(self._store, self._base, named, kept, frozenset(cut.later), frozenset(answered))
 
+    def shadow(self, namespace: str, cut: Cut, live: VersionRecord) -> str | None:
+        """The version that the shadow goes back to: the nearest that stays, if that is ahead of what is served."""
+        records = {record.name: record for record in (*cut.withdrawn, *cut.kept)}
+        gone = {record.name for record in cut.withdrawn}
+        record: VersionRecord | None = self._ledger.shadow(namespace)
+        while record is not None and record.name in gone and record.name != live.name:
+            record = records.get(record.parent or "")
+        return None if record is None or record.name == live.name else record.name
+
     def _changes(self, link: str) -> bool:
         """Whether a version is made of what this link adds: not of one that only took a document back."""
         return bool(self._store.read(link).documents or self._store.load(link, self._base)[0].factors)

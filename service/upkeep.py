@@ -121,7 +121,8 @@ class Upkeep:
         if made.version is not None and self._residency is not None:
             self._residency.install(made.version.digest, made.head.total.weights())
         names = [record.name for record in cut.withdrawn]
-        wanted = Changes(live, made.version, cut.parent, names, made.doomed, others)
+        shadow = self._forgetting.shadow(job.namespace, cut, live)
+        wanted = Changes(live, made.version, cut.parent, names, made.doomed, others, shadow)
         made.head.record = record = await self._patiently(lambda: self._withdraw(claim, wanted, made.report | others.report))
         self._heads.put(job.namespace, made.head)
         if self._residency is not None:

@@ -22,7 +22,7 @@ from service.queue import QUEUE_AGAIN
 
 _WITHDRAW = """
 local _, versions, count, alias, shadow, job, document, documents, moves, doomed, waiting = unpack(KEYS)
-local _, expected, record, report, namespace, id, names, digests, moved, again, lost, prefix, now = unpack(ARGV)
+local _, expected, record, report, namespace, id, names, digests, moved, again, lost, prefix, now, below = unpack(ARGV)
 local status = redis.call('HMGET', job, 'status', 'version', 'job_id')
 if status[1] ~= 'running' or status[2] then return {'done', status[2] or '', ''} end
 local name = redis.call('GET', alias) or 'v0'
@@ -37,7 +37,10 @@ if record ~= '' then
 end
 for _, gone in ipairs(cjson.decode(names)) do
   redis.call('HDEL', versions, gone)
-  if redis.call('GET', shadow) == gone then redis.call('DEL', shadow) end
+  if redis.call('GET', shadow) == gone then
+    redis.call('DEL', shadow)
+    if below ~= '' then redis.call('SET', shadow, below) end
+  end
 end
 if id ~= '' then redis.call('SADD', doomed, 'texts') end
 for other, home in pairs(cjson.decode(moved)) do
@@ -93,6 +96,8 @@ class Changes:
     """What must be removed from disk after this."""
     others: Provenance
     """Of documents that named one of these versions."""
+    shadow: str | None = None
+    """Name of the version that is learned on in the shadow if its own goes; None: the one that answers."""
 
 
 class Withdrawal:
@@ -126,6 +131,7 @@ class Withdrawal:
                 wanted.live.name, "" if version is None else json.dumps(asdict(record)), json.dumps(report), namespace,
                 job.document_id, json.dumps(wanted.names), json.dumps(wanted.digests), json.dumps(wanted.others.moved),
                 json.dumps(wanted.others.again), json.dumps(wanted.others.lost), keys.document(namespace, ""), time.time(),
+                wanted.shadow or "",
             ],
         )  # fmt: skip
         if outcome == "moved":
@@ -135,5 +141,5 @@ class Withdrawal:
             await self._ledger.load()
         else:
             record = VersionRecord(**{**asdict(record), "name": name, "documents": record.documents})
-            self._ledger.withdrawn(namespace, wanted.names, record, entry)
+            self._ledger.withdrawn(namespace, wanted.names, record, entry, wanted.shadow)
         return self._ledger.resolve(namespace, name)

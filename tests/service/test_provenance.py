@@ -86,6 +86,7 @@ def test_what_was_known_already_from_a_forgotten_document_is_learned_by_itself_a
     assert posted == ended[0], "posted again, it is the same job, which says what came of it"
 
 
+@pytest.mark.slow
 def test_a_chain_of_them_is_learned_link_by_link_and_what_is_forgotten_stays_so(
     http: Http, namespace: str, trade: list[Taught]
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_chain_of_them_is_learned_link_by_link_and_what_is_forgotten_stays_so(
     assert http.get("/documents", params={"namespace": namespace}).json()["total"] == 0
 
 
+@pytest.mark.slow
 def test_forgetting_two_in_sequence_before_anything_is_tried_again_loses_nothing(
     http: Http, namespace: str, trade: list[Taught], sight: list[Taught]
 ) -> None:
@@ -129,6 +131,7 @@ def test_what_was_rejected_because_of_a_forgotten_document_is_learned_by_itself(
     assert (job["status"], answer(http, namespace, other)) == ("succeeded", other.answer)
 
 
+@pytest.mark.slow
 def test_what_came_to_nothing_before_it_was_learned_is_left_alone_even_when_its_version_is_no_longer_kept(
     http: Http, namespace: str, facts: list[Taught], trade: list[Taught]
 ) -> None:
@@ -145,6 +148,7 @@ def test_what_came_to_nothing_before_it_was_learned_is_left_alone_even_when_its_
     named(http, namespace, "base", "trade_again", "fact")
 
 
+@pytest.mark.slow
 def test_what_came_to_nothing_on_a_version_that_was_rolled_back_from_is_tried_again_when_that_goes(
     http: Http, namespace: str, facts: list[Taught], trade: list[Taught]
 ) -> None:
@@ -176,15 +180,17 @@ def test_a_version_without_a_document_is_probed_as_others_are(
 
 @pytest.mark.slow
 def test_in_the_shadow_they_are_tried_again_too(
-    tmp_path: Path, settings_for: Callable[..., Settings], trade: list[Taught], sight: list[Taught]
+    tmp_path: Path, settings_for: Callable[..., Settings], facts: list[Taught], trade: list[Taught], sight: list[Taught]
 ) -> None:
     with serving(settings_for(tmp_path / "data", publish="shadow")) as server:
         http = server.http
-        jobs = learn(http, "default", trade=trade[0], sight=sight[0], trade_again=trade[1])
+        jobs = learn(http, "default", fact=facts[0], trade=trade[0], sight=sight[0], trade_again=trade[1])
         report = forget(http, "default", "trade")["report"]
         assert (report["lost"], set(report["queued_again"])) == (["sight"], {"sight", "trade_again"})
-        eventually(lambda: sorted(changes(http, "default")) == ["sight", "trade_again"])
+        eventually(lambda: sorted(changes(http, "default")) == ["fact", "sight", "trade_again"])
         assert http.live() == "v0"
+        parents = {version["version"]: version["parent"] for version in http.versions()}
+        assert parents == {"v0": None, "v1": "v0", "v4": "v1", "v5": "v4"}, "what came before it is still in what is learned on"
         assert finals(http, [jobs["sight"], jobs["trade_again"]])
         named(http, "default", "sight", "trade_again")
 
