@@ -81,10 +81,7 @@ class Guard:
 
     def judge(self, current: DeltaSum, candidate: DeltaSum, probed: Probed, turn: int) -> tuple[Drift, str | None]:
         """What is measured of `candidate`, at exactly the weights that would be served, and why to reject it, or None."""
-        self._workspace.install(candidate.weights())
-        after = self.measure(probed.new, probed.earlier, turn)
-        held = remembered(self._workspace, probed.canaries)
-        after = replace(after, canaries=_share(held))
+        after, held = self.probe(candidate, probed, turn)
         fallen = [canary for canary, holds in zip(probed.canaries, held, strict=True) if not holds]
         if not fallen and self.verdict(UNTOUCHED, after) is None:
             return after, None  # within what one update may cost even if all of it were this one's
@@ -93,6 +90,12 @@ class Guard:
         before = remembered(self._workspace, fallen)
         changed = [canary for canary, held in zip(fallen, before, strict=True) if held]
         return after, reason or self._canary_verdict(changed, len(probed.canaries))
+
+    def probe(self, candidate: DeltaSum, probed: Probed, turn: int) -> tuple[Drift, list[bool]]:
+        """What is measured of `candidate`, and which of the canaries hold. Its weights are left installed."""
+        self._workspace.install(candidate.weights())
+        held = remembered(self._workspace, probed.canaries)
+        return replace(self.measure(probed.new, probed.earlier, turn), canaries=_share(held)), held
 
     @torch.no_grad()
     def measure(self, new: Sequence[Memory], earlier: Sequence[Memory], turn: int) -> Drift:

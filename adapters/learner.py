@@ -132,8 +132,7 @@ class Learner:
         drift, rejection = None, None
         if folded:
             with clock.stage("guard"):
-                earlier = past.sampled(new, self.config.guard.earlier) if self.config.views.count else []  # the fast path has none
-                drift, rejection = self.guard.judge(current, result, Probed(new, earlier, canaries), turn)
+                drift, rejection = self.guard.judge(current, result, self._probed(new, past, canaries), turn)
         report = LearnReport(
             views=tuple(self._as_text(view) for part in folded for view in part.views),
             windows=len(pieces),
@@ -148,6 +147,15 @@ class Learner:
         if rejection is not None:
             return Learned(Delta.zero(), current, (), weights, report)
         return Learned(delta, result, new, weights, report)
+
+    def probe(self, version: DeltaSum, memories: Sequence[Memory], turn: int, canaries: Sequence[Memory]) -> Drift:
+        """What the guard measures of weights that no document brought, as where one was taken back."""
+        past = Past(memories, self.anchors, self.config.reflection, turn, canaries)
+        return self.guard.probe(version, self._probed((), past, canaries), turn)[0]
+
+    def _probed(self, new: Sequence[Memory], past: Past, canaries: Sequence[Memory]) -> Probed:
+        earlier = past.sampled(new, self.config.guard.earlier) if self.config.views.count else []  # the fast path has none
+        return Probed(new, earlier, canaries)
 
     def _windows(self, document: str) -> list[Window]:
         """What is read of a document."""

@@ -10,7 +10,7 @@ from service import keys
 from service.connection import Client
 from service.errors import NotADeadLetter, QueueFull, Superseded
 from service.job import Job
-from service.queue import JobQueue
+from service.queue import QUEUE_AGAIN, JobQueue
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class DeadLetter:
 
 
 _RETRY = """
-local job, events, dead, document, jobs = unpack(KEYS)
+local job, dead, document, jobs = unpack(KEYS)
 local id, limit = ARGV[1], tonumber(ARGV[2])
 local status, letter = unpack(redis.call('HMGET', job, 'status', 'dead'))
 if not letter then return {'alive', status} end
@@ -39,11 +39,7 @@ if kind == 'forget' and forgetting ~= id then return {'superseded', latest or ''
 local depth = redis.call('XLEN', jobs)
 if depth >= limit then return {'full', tostring(depth)} end
 redis.call('XDEL', dead, letter)
-redis.call('HDEL', job, 'dead', 'error', 'started_at', 'finished_at')
-redis.call('HSET', job, 'status', 'queued', 'attempts', 0)
-redis.call('PERSIST', events)  -- they were to go an hour after the end, which it was not
-redis.call('XADD', events, '*', 'status', 'queued')
-redis.call('XADD', jobs, '*', 'job', id)
+queue_again(job, jobs, id)
 return {'ok', ''}
 """
 
@@ -63,7 +59,7 @@ class DeadLetters:
     def __init__(self, redis: Client, queue: JobQueue, max_depth: int) -> None:
         """max_depth: of the queue, which a retry must fit into too."""
         self._redis, self._queue, self._max_depth = redis, queue, max_depth
-        self._retry = redis.register_script(_RETRY)
+        self._retry = redis.register_script(QUEUE_AGAIN + _RETRY)
         self._drop = redis.register_script(_DROP)
 
     async def list(self, namespace: str, limit: int) -> tuple[list[DeadLetter], int]:
@@ -83,11 +79,9 @@ class DeadLetters:
         job = await self._queue.read(job_id)
         name = job.namespace
         outcome, found = await self._retry(
-            keys=[
-                keys.job(job_id), keys.events(job_id), keys.dead(name), keys.document(name, job.document_id), keys.jobs(name),
-            ],
+            keys=[keys.job(job_id), keys.dead(name), keys.document(name, job.document_id), keys.jobs(name)],
             args=[job_id, self._max_depth],
-        )  # fmt: skip
+        )
         if outcome == "superseded":
             by = f"job {found!r} came after it" if found else "it is not there any more"
             raise Superseded(f"document {job.document_id!r} is not learned through job {job_id!r} any more: {by}", param="job_id")

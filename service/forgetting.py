@@ -22,9 +22,11 @@ from adapters.learner import Learner
 from adapters.memory import Memory
 from adapters.unlearning import Life, take_back, without
 from service import keys
+from service.documents import Mark
 from service.head import Head
 from service.job import Job
 from service.ledger import VersionRecord
+from service.provenance import ANSWERING, Provenance, trace
 from service.state import State
 
 _TEXTS = "texts"
@@ -52,10 +54,8 @@ class Cut:
     """Digests of all that learned it, in whatever version."""
     withdrawn: tuple[VersionRecord, ...]
     """Versions that contain it."""
-    moved: tuple[str, ...]
-    """Documents that were learned by those, and are in what is served."""
-    lost: tuple[str, ...]
-    """Documents that were learned by those, and are in no other version."""
+    kept: tuple[VersionRecord, ...]
+    """All others."""
 
     @property
     def parent(self) -> str | None:
@@ -95,18 +95,12 @@ class Forgetting:
         first = lineage.index(own[0]) if own else len(lineage)
         later = [link for link in lineage[first:] if link not in own]
         tainted: dict[str | None, bool] = {None: False}
-        withdrawn = []
-        for record in self._ledger.versions(namespace):
-            if self._contains(record.digest, learned, tainted):
-                withdrawn.append(record)
+        records = self._ledger.versions(namespace)
+        withdrawn = [record for record in records if self._contains(record.digest, learned, tainted)]
+        kept = [record for record in records if record not in withdrawn]
         mine = {r.digest for r in withdrawn if r.digest is not None}
         gone = {d for d in learned if d in mine or self._store.read(d).namespace == namespace}
-        served = set(self._store.learned(link for link in lineage if link not in own))
-        elsewhere = {d for record in self._ledger.versions(namespace) if record not in withdrawn for d in record.documents}
-        theirs = [d for record in withdrawn for d in record.documents if d != document_id]
-        moved = tuple(d for d in theirs if d in served)
-        lost = tuple(d for d in theirs if d not in served and d not in elsewhere)
-        return Cut(tuple(lineage[:first]), tuple(own), tuple(later), frozenset(gone), tuple(withdrawn), moved, lost)
+        return Cut(tuple(lineage[:first]), tuple(own), tuple(later), frozenset(gone), tuple(withdrawn), tuple(kept))
 
     def _contains(self, digest: str | None, learned: set[str], tainted: dict[str | None, bool]) -> bool:
         """Whether a version is made of any of `learned`. tainted: what is known of others, and grows."""
@@ -153,18 +147,36 @@ class Forgetting:
             "exact": job.exact,
             "learned_anew": sum(link not in cut.later for link in links[len(cut.before) :]),
             "versions_withdrawn": len(cut.withdrawn),
-            "lost": list(cut.lost),
             "seconds": {"forget": time.perf_counter() - started},
         }
         version = None
         if cut.own:
+            drift = self._learner.probe(total, kept, head.turn, canaries)
+            report["drift"] = asdict(drift)
             version = self._store.write(
                 delta, [], base=self._base, parent=None, members=[link for link in links if self._changes(link)],
-                documents=[], drift=None, created=time.time(), namespace=job.namespace,
+                documents=[], drift=drift, created=time.time(), namespace=job.namespace,
             )  # fmt: skip
         removed = cut.gone | set(cut.later) - set(links)
         sums = (f"{_SUM}{record.digest}" for record in cut.withdrawn if record.digest not in removed)
         return Without(version, Head(head.record, total, kept, 0, head.refused), report, (*removed, *sums))
+
+    def others(self, job: Job, cut: Cut, made: Without, marks: Sequence[Mark]) -> Provenance:
+        """What becomes of other documents that name a version which is withdrawn."""
+        answers = made.head.record.digest if made.version is None else made.version.digest
+        kept = [(ANSWERING, answers), *((record.name, record.digest) for record in reversed(cut.kept))]
+        named = [mark for mark in marks if mark.document_id != job.document_id]
+        answered = self._store.learned(cut.later) if job.exact else ()  # those that were not learned anew were known already
+        return trace(self._store, self._base, named, kept, frozenset(cut.later), frozenset(answered))
+
+    def shadow(self, namespace: str, cut: Cut, live: VersionRecord) -> str | None:
+        """The version that the shadow goes back to: the nearest that stays, if that is ahead of what is served."""
+        records = {record.name: record for record in (*cut.withdrawn, *cut.kept)}
+        gone = {record.name for record in cut.withdrawn}
+        record: VersionRecord | None = self._ledger.shadow(namespace)
+        while record is not None and record.name in gone and record.name != live.name:
+            record = records.get(record.parent or "")
+        return None if record is None or record.name == live.name else record.name
 
     def _changes(self, link: str) -> bool:
         """Whether a version is made of what this link adds: not of one that only took a document back."""

@@ -3,9 +3,10 @@
     infold:{ns}:jobs                  stream   one entry {job} per job that is queued or running; group `learners`
     infold:{ns}:dead                  stream   {job, document, attempts, error} of jobs that were given up
     infold:{ns}:documents             zset     document ids by time of acceptance
-    infold:{ns}:document:{id}         hash     text, sha256, metadata, accepted_at; job, and jobs: all there were; when learned:
-                                               version, tokens, learned_at; to be taken back: forgetting, the job that
-                                               does; in no version any more: lost
+    infold:{ns}:document:{id}         hash     text, sha256, metadata, accepted_at; job, and jobs: all there were; when read:
+                                               version, tokens, learned_at; if it came to nothing, known already or rejected:
+                                               nothing, the digest of the version that it was read on; to be taken back:
+                                               forgetting, the job that does; in no version any more: lost
     infold:{ns}:doomed                set      digests of versions to remove from disk; `snapshot:` before those of which only
                                                that must go; `texts`: this store's log holds removed ones
     infold:{ns}:versions              hash     v<N> -> JSON {name, digest, parent, documents, job_id, created, drift, bytes}
@@ -38,9 +39,11 @@ Every change that spans keys is one Lua script, so a crash leaves all of it or n
    until `writer` has run out; then one of them takes it, and finds what was pending under the group's one consumer.
  - A worker that was only stopped, and wakes up after that: every script that starts, ends or publishes a job compares its token
    with `fence` first, and does nothing. It forgets what it had begun, and waits.
- - Taking a document back withdraws its versions, moves the alias, removes its text and reports, and notes what is to be removed
+ - A document that comes to nothing is noted so, and its job ended, in one script, which does nothing if the alias has moved.
+ - Taking a document back withdraws its versions, moves the alias, removes its text and reports, queues those again that came to
+   nothing on what is withdrawn, gives all other documents that named it a version that is there, and notes what is to be removed
    from disk (`doomed`), in one script, which gives the job its version. What is doomed is removed then, and at every start; only
-   then does the job end.
+   then does the job end. What is queued again is the job that it was, once in the queue; dropping old versions does the same.
  - An API key is one field: it is there or not. A crash right after what was asked for was done may lose its line of the audit.
  - A snapshot follows from the versions: a crash while one is written costs only time at the next start.
 Commands of Redis 6.2 only.

@@ -10,7 +10,7 @@ provenance. Not covered: files.
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,6 +70,7 @@ else
   redis.call('DEL', shadow)
 end
 redis.call('HSET', document, 'version', name, 'tokens', tokens, 'learned_at', now)
+redis.call('HDEL', document, 'nothing', 'lost')
 redis.call('HSET', job, 'status', 'succeeded', 'version', name, 'report', report, 'finished_at', now)
 redis.call('XADD', events, '*', 'status', 'succeeded', 'version', name)
 redis.call('EXPIRE', events, keep)
@@ -89,7 +90,8 @@ return {'ok', ARGV[1], entry}
 
 STAYS = "-"
 """Among moves: versions were withdrawn, and the alias stayed where it was."""
-_EVENTS_KEPT_SECONDS = 3600
+EVENTS_KEPT_SECONDS = 3600
+"""After the end of a job."""
 
 
 class Ledger:
@@ -260,7 +262,7 @@ class Ledger:
             ],
             [
                 parent.name, json.dumps(asdict(record)), time.time(), json.dumps(report), json.dumps(tokens),
-                _EVENTS_KEPT_SECONDS, namespace, "1" if served else "",
+                EVENTS_KEPT_SECONDS, namespace, "1" if served else "",
             ],
         )  # fmt: skip
         if outcome == "moved":
@@ -276,11 +278,18 @@ class Ledger:
                 self._shadows[namespace] = name
         return self.resolve(namespace, name)
 
-    def withdrawn(self, namespace: str, names: Iterable[str], record: VersionRecord, entry: str) -> None:
-        """Those of `names` are no more, and `record` answers since the `entry` of the stream of moves."""
+    def withdrawn(
+        self, namespace: str, names: Collection[str], record: VersionRecord, entry: str, shadow: str | None = None
+    ) -> None:
+        """Those of `names` are no more, and `record` answers since the `entry` of the stream of moves.
+
+        shadow: what stands for a shadow that is one of them; None: what answers.
+        """
         if self._aliases[namespace] != record.name:
             self._records[namespace][record.name] = record
             self._point(namespace, record.name, entry)
+        if shadow is not None and self._shadows.get(namespace) in names:
+            self._shadows[namespace] = shadow
         self._lose(namespace, names)
 
     def _lose(self, namespace: str, names: Iterable[str]) -> None:

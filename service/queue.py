@@ -21,6 +21,16 @@ from service.lease import FencedScript
 _DAY, _HOUR = 86_400, 3_600
 _EVENTS_KEPT = 256
 
+QUEUE_AGAIN = """
+local function queue_again(job, jobs, id)
+  redis.call('HDEL', job, 'dead', 'error', 'started_at', 'finished_at')
+  redis.call('HSET', job, 'status', 'queued', 'attempts', 0)
+  redis.call('PERSIST', job .. ':events')  -- they were to go an hour after the end, which it was not
+  redis.call('XADD', job .. ':events', '*', 'status', 'queued')
+  redis.call('XADD', jobs, '*', 'job', id)
+end
+"""
+"""For scripts that queue a job which had ended, as if it had never been tried. Its followers see it go on."""
 
 _ACCEPT = """
 local jobs, documents, idempotency = KEYS[1], KEYS[2], KEYS[3]
@@ -60,7 +70,7 @@ for _, d in ipairs(fresh) do
     redis.call('EXPIRE', before .. ':events', 3600)
   end
   local jobs_before = redis.call('HGET', prefix .. d.document_id, 'jobs')
-  redis.call('HDEL', prefix .. d.document_id, 'version', 'tokens', 'learned_at', 'forgetting', 'lost')
+  redis.call('HDEL', prefix .. d.document_id, 'version', 'tokens', 'learned_at', 'nothing', 'forgetting', 'lost')
   redis.call('HSET', prefix .. d.document_id, 'text', d.text, 'sha256', d.sha256, 'metadata', d.metadata,
     'job', d.job_id, 'jobs', (jobs_before and jobs_before .. ' ' or '') .. d.job_id, 'accepted_at', now)
   redis.call('ZADD', documents, now, d.document_id)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from adapters.checkpoint import VersionStore
-from service.ledger import Ledger
+from service.ledger import Ledger, VersionRecord
 
 
 @dataclass(frozen=True)
@@ -23,32 +23,27 @@ class Surplus:
     """Of directories."""
     bytes: int
     """Of those directories."""
-    moved: tuple[str, ...]
-    """Documents that versions which go have learned, and that are in the live one."""
-    lost: tuple[str, ...]
-    """Documents that versions which go have learned, and that are in no other."""
+    kept: tuple[VersionRecord, ...]
+    """Versions that stay: the live one, the shadow, then the newest first."""
 
 
 def surplus(ledger: Ledger, store: VersionStore, namespace: str, keep: int) -> Surplus:
     """What a namespace has beyond its `keep` newest versions. Before it is removed nobody may write there."""
     records = ledger.versions(namespace)
     newest = records[max(0, len(records) - keep) :]
-    needed = {ledger.resolve(namespace).name, ledger.shadow(namespace).name, *(record.name for record in newest)}
+    used = (ledger.resolve(namespace), ledger.shadow(namespace))
+    needed = {record.name for record in (*used, *newest)}
     kept = [record for record in records if record.name in needed or record.digest is None]
     gone = [record for record in records if record not in kept]
     reachable = _reachable(store, (record.digest for record in kept))
     ours = {version.digest: version.nbytes for version in store.versions() if version.namespace == namespace}
     ours |= {record.digest: record.bytes for record in gone if record.digest is not None}
     digests = tuple(digest for digest in ours if digest not in reachable)
-    served = set(store.learned(_reachable(store, [ledger.resolve(namespace).digest])))
-    elsewhere = set(store.learned(reachable))
-    theirs = [document for record in gone for document in record.documents]
     return Surplus(
         names=tuple(record.name for record in gone),
         digests=digests,
         bytes=sum(ours[digest] for digest in digests),
-        moved=tuple(document for document in theirs if document in served),
-        lost=tuple(document for document in theirs if document not in elsewhere),
+        kept=(*used, *reversed(kept)),
     )
 
 

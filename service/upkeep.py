@@ -5,19 +5,20 @@ Covered: the life of such a job, in an order that bears a crash anywhere (`keys.
 """
 
 import asyncio
-import contextlib
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from adapters.learner import Learner
 from service.canaries import as_memories
-from service.errors import AliasMoved, QueueFull, UnknownDocument
+from service.documents import Mark
+from service.errors import AliasMoved
 from service.forgetting import Forgetting, Without
 from service.head import Heads
-from service.job import Claim, NewDocument
+from service.job import Claim
+from service.ledger import VersionRecord
 from service.metrics import Metrics
+from service.provenance import Provenance, trace
 from service.residency import Residency
 from service.retention import surplus
 from service.state import State
@@ -77,8 +78,11 @@ class Upkeep:
         if job.version is None:
             live = self._ledger.resolve(job.namespace)
             found = await asyncio.to_thread(surplus, self._ledger, self._store, job.namespace, job.keep)
-            report = {"versions": len(found.names), "removed": len(found.digests), "bytes": found.bytes, "lost": list(found.lost)}
-            wanted = Changes(live, None, None, found.names, found.digests, found.moved, found.lost)
+            marks = await self._marked(job.namespace, found.kept)
+            kept = [(record.name, record.digest) for record in found.kept]
+            others = await asyncio.to_thread(trace, self._store, self._base.digest, marks, kept)
+            report = {"versions": len(found.names), "removed": len(found.digests), "bytes": found.bytes, **others.report}
+            wanted = Changes(live, None, None, found.names, found.digests, others)
             try:
                 await self._patiently(lambda: self._withdraw(claim, wanted, report))
             except AliasMoved:
@@ -99,35 +103,35 @@ class Upkeep:
         cut = await asyncio.to_thread(self._forgetting.cut, job.namespace, job.document_id, live)
         texts = await self._patiently(lambda: self._forgetting.texts(job.namespace, cut)) if job.exact else {}
         canaries = await self._patiently(lambda: self._canaries.counted(job.namespace))
+        marks = await self._marked(job.namespace, cut.kept)
         loop = asyncio.get_running_loop()
 
         def note(stage: str) -> None:
             asyncio.run_coroutine_threadsafe(self._queue.note(job, stage), loop)
 
-        def leave_out() -> Without:
+        def leave_out() -> tuple[Without, Provenance]:
             head, asked = self._heads.of(job.namespace, live), as_memories(self._base, canaries)
             with self._turns.learning():
-                return self._forgetting.leave_out(job, head, cut, texts, asked, note)
+                made = self._forgetting.leave_out(job, head, cut, texts, asked, note)
+            return made, self._forgetting.others(job, cut, made, marks)
 
-        made = await asyncio.to_thread(leave_out)
+        made, others = await asyncio.to_thread(leave_out)
+        if self._shadow:  # nobody has gone back from it
+            others = others.with_lost_again()
         if made.version is not None and self._residency is not None:
             self._residency.install(made.version.digest, made.head.total.weights())
         names = [record.name for record in cut.withdrawn]
-        wanted = Changes(live, made.version, cut.parent, names, made.doomed, cut.moved, cut.lost)
-        made.head.record = record = await self._patiently(lambda: self._withdraw(claim, wanted, made.report))
+        shadow = self._forgetting.shadow(job.namespace, cut, live)
+        wanted = Changes(live, made.version, cut.parent, names, made.doomed, others, shadow)
+        made.head.record = record = await self._patiently(lambda: self._withdraw(claim, wanted, made.report | others.report))
         self._heads.put(job.namespace, made.head)
         if self._residency is not None:
             await asyncio.to_thread(self._residency.pin, job.namespace, record.digest)
         self._metrics.show_version(job.namespace, record.name, record.measured)
         if made.version is not None:
             await self._heads.write_snapshot(made.head)
-        if self._shadow:
-            await self._patiently(lambda: self._learn_again(job.namespace, cut.lost))
 
-    async def _learn_again(self, namespace: str, document_ids: Sequence[str]) -> None:
-        """Queue documents that were in the shadow alone, and went with it."""
-        for document_id in document_ids:
-            with contextlib.suppress(UnknownDocument, QueueFull):  # the report names them
-                found = await self._documents.read(namespace, document_id)
-                sha256 = hashlib.sha256(found["text"].encode()).hexdigest()
-                await self._queue.accept(namespace, [NewDocument(document_id, found["text"], sha256, found["metadata"])])
+    async def _marked(self, namespace: str, kept: Sequence[VersionRecord]) -> list[Mark]:
+        """Documents that name another version."""
+        names = {record.name for record in kept}
+        return await self._patiently(lambda: self._documents.marked(namespace, names))

@@ -1,10 +1,11 @@
 """Withdraw versions, and remove the text of a document that they know: one script. The keys are in `keys.py`.
 
-Covered: the ledger's side of forgetting and of retention. Not covered: which versions
-(`forgetting.py`, `retention.py`), their files.
+Covered: the ledger's side of forgetting and of retention; documents that are tried again. Not covered: which versions
+(`forgetting.py`, `retention.py`) and documents (`provenance.py`), files.
 """
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,10 +17,12 @@ from service.errors import AliasMoved
 from service.job import Claim
 from service.lease import FencedScript
 from service.ledger import Ledger, VersionRecord
+from service.provenance import Provenance
+from service.queue import QUEUE_AGAIN
 
 _WITHDRAW = """
-local _, versions, count, alias, shadow, job, document, documents, moves, doomed = unpack(KEYS)
-local _, expected, record, report, namespace, id, names, digests, moved, lost, prefix = unpack(ARGV)
+local _, versions, count, alias, shadow, job, document, documents, moves, doomed, waiting = unpack(KEYS)
+local _, expected, record, report, namespace, id, names, digests, moved, again, lost, prefix, now, below = unpack(ARGV)
 local status = redis.call('HMGET', job, 'status', 'version', 'job_id')
 if status[1] ~= 'running' or status[2] then return {'done', status[2] or '', ''} end
 local name = redis.call('GET', alias) or 'v0'
@@ -34,18 +37,33 @@ if record ~= '' then
 end
 for _, gone in ipairs(cjson.decode(names)) do
   redis.call('HDEL', versions, gone)
-  if redis.call('GET', shadow) == gone then redis.call('DEL', shadow) end
-end
-if id ~= '' then redis.call('SADD', doomed, 'texts') end
-for _, other in ipairs(cjson.decode(moved)) do
-  if redis.call('HEXISTS', prefix .. other, 'version') == 1 then redis.call('HSET', prefix .. other, 'version', name) end
-end
-for _, other in ipairs(cjson.decode(lost)) do
-  if redis.call('EXISTS', prefix .. other) == 1 then
-    redis.call('HDEL', prefix .. other, 'version', 'learned_at')
-    redis.call('HSET', prefix .. other, 'lost', '1')
+  if redis.call('GET', shadow) == gone then
+    redis.call('DEL', shadow)
+    if below ~= '' then redis.call('SET', shadow, below) end
   end
 end
+if id ~= '' then redis.call('SADD', doomed, 'texts') end
+for other, home in pairs(cjson.decode(moved)) do
+  local key = prefix .. other
+  if redis.call('HEXISTS', key, 'version') == 1 then redis.call('HSET', key, 'version', home == '' and name or home) end
+end
+local function lose(other, retried)
+  local key = prefix .. other
+  local version, latest, forgetting = unpack(redis.call('HMGET', key, 'version', 'job', 'forgetting'))
+  if not version then return end  -- it has another text by now, or is not there any more
+  redis.call('HDEL', key, 'version', 'tokens', 'learned_at', 'nothing')
+  local it = 'infold:job:' .. latest
+  local ended = redis.call('HGET', it, 'status')
+  if retried and not forgetting and (ended == 'succeeded' or ended == 'rejected') then
+    redis.call('HDEL', it, 'version', 'report', 'traceparent')
+    redis.call('HSET', it, 'accepted_at', now)
+    queue_again(it, waiting, latest)
+  else
+    redis.call('HSET', key, 'lost', '1')
+  end
+end
+for _, other in ipairs(cjson.decode(again)) do lose(other, true) end
+for _, other in ipairs(cjson.decode(lost)) do lose(other, false) end
 for _, digest in ipairs(cjson.decode(digests)) do redis.call('SADD', doomed, digest) end
 local last, jobs, forgetting = unpack(redis.call('HMGET', document, 'job', 'jobs', 'forgetting'))
 local taken = forgetting ~= status[3]  -- its name, by a text that came later
@@ -76,17 +94,17 @@ class Changes:
     """Of versions that are no more."""
     digests: Sequence[str]
     """What must be removed from disk after this."""
-    moved: Sequence[str]
-    """Ids of other documents, whose own versions are no more: the one that answers has learned them."""
-    lost: Sequence[str]
-    """Ids of other documents that no version has learned any more: posted again, they are learned again."""
+    others: Provenance
+    """Of documents that named one of these versions."""
+    shadow: str | None = None
+    """Name of the version that is learned on in the shadow if its own goes; None: the one that answers."""
 
 
 class Withdrawal:
     """Withdraws versions."""
 
     def __init__(self, redis: Client, ledger: Ledger) -> None:
-        self._ledger, self._script = ledger, FencedScript(redis, _WITHDRAW)
+        self._ledger, self._script = ledger, FencedScript(redis, QUEUE_AGAIN + _WITHDRAW)
 
     async def __call__(self, claim: Claim, wanted: Changes, report: dict[str, Any]) -> VersionRecord:
         """Withdraw, remove the text and the reports of the claimed job's document: all or nothing. It has a version from then on.
@@ -100,18 +118,20 @@ class Withdrawal:
         job, namespace, version = claim.job, claim.job.namespace, wanted.version
         record = wanted.live
         if version is not None:
-            record = VersionRecord("", version.digest, wanted.parent, (), job.job_id, version.created, None, version.nbytes)
+            drift = None if version.drift is None else asdict(version.drift)
+            record = VersionRecord("", version.digest, wanted.parent, (), job.job_id, version.created, drift, version.nbytes)
         outcome, name, entry = await self._script(
             namespace, claim.token,
             [
                 keys.versions(namespace), keys.version_count(namespace), keys.alias(namespace), keys.shadow(namespace),
                 keys.job(job.job_id), keys.document(namespace, job.document_id), keys.documents(namespace), keys.MOVES,
-                keys.doomed(namespace),
+                keys.doomed(namespace), keys.jobs(namespace),
             ],
             [
                 wanted.live.name, "" if version is None else json.dumps(asdict(record)), json.dumps(report), namespace,
-                job.document_id, json.dumps(wanted.names), json.dumps(wanted.digests), json.dumps(wanted.moved),
-                json.dumps(wanted.lost), keys.document(namespace, ""),
+                job.document_id, json.dumps(wanted.names), json.dumps(wanted.digests), json.dumps(wanted.others.moved),
+                json.dumps(wanted.others.again), json.dumps(wanted.others.lost), keys.document(namespace, ""), time.time(),
+                wanted.shadow or "",
             ],
         )  # fmt: skip
         if outcome == "moved":
@@ -121,5 +141,5 @@ class Withdrawal:
             await self._ledger.load()
         else:
             record = VersionRecord(**{**asdict(record), "name": name, "documents": record.documents})
-            self._ledger.withdrawn(namespace, wanted.names, record, entry)
+            self._ledger.withdrawn(namespace, wanted.names, record, entry, wanted.shadow)
         return self._ledger.resolve(namespace, name)

@@ -14,7 +14,6 @@ Not covered: sharing one namespace's documents among workers; each version is le
 
 import asyncio
 import contextlib
-import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -187,22 +186,30 @@ class Worker:
             learned = await asyncio.to_thread(self._run_learner, document["text"], head, canaries, note)
         report = asdict(learned.report) | {"shadow": self._shadow}
         self._observe(learned)
-        if learned.report.rejection is not None or not learned.delta.factors:
-            head.refused += 1
-            status = "succeeded" if learned.report.rejection is None else "rejected"
-            self._traces.mark(status=status, version=head.record.name)
-            await self._patiently(lambda: self._documents.note_weights(claim, learned.weights, head.record.name))
-            await self._patiently(lambda: self._queue.end(claim, status, version=head.record.name, report=json.dumps(report)))
-            self._metrics.updates.labels(job.namespace, "unchanged" if status == "succeeded" else "rejected").inc()
-        else:
-            try:
+        try:
+            if learned.report.rejection is not None or not learned.delta.factors:
+                await self._change_nothing(claim, head, learned, report)
+            else:
                 with self._traces.span("publish"):
                     await self._publish(claim, head, learned, report)
-            except AliasMoved:
-                return False
-            await self._order_collection(job.namespace)
+                await self._order_collection(job.namespace)
+        except AliasMoved:
+            return False
         await self._patiently(lambda: self._queue.acknowledge(claim))
         return True
+
+    async def _change_nothing(self, claim: Claim, head: Head, learned: Learned, report: dict[str, Any]) -> None:
+        """End the job; the document is tried again should the version go that it was read on."""
+        job, status = claim.job, "succeeded" if learned.report.rejection is None else "rejected"
+        self._traces.mark(status=status, version=head.record.name)
+        note = (claim, status, head.record, report, learned.weights, not self._shadow)
+        try:
+            await self._patiently(lambda: self._documents.came_to_nothing(*note))
+        except AliasMoved:
+            await self._patiently(self._ledger.load)
+            raise
+        head.refused += 1
+        self._metrics.updates.labels(job.namespace, "unchanged" if status == "succeeded" else "rejected").inc()
 
     async def _order_collection(self, namespace: str) -> None:
         """Every so many versions, if there are more than are to be kept."""

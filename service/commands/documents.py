@@ -8,6 +8,8 @@ from rich.markup import escape
 from service.commands.common import FAILED, LOCAL, AsJson, Key, Url, err, out, print_json, server
 
 app = typer.Typer()
+SHOWN = 5
+"""Documents that are named."""
 
 
 @app.command()
@@ -30,6 +32,10 @@ def forget(
         out.print(f"{document}: forgotten, {job.version} answers now", markup=False)
         out.print(f"  of its {report['forgotten']['asked']} questions {report['left']} are still answered as it taught")
         out.print(f"  of {others['asked']} questions of other documents {others['after']} are answered; before: {others['before']}")
+        if again := report.get("queued_again"):
+            out.print(f"  {len(again)} that came to nothing after it are tried again: {', '.join(again[:SHOWN])}", markup=False)
+        if lost := report.get("lost"):
+            out.print(f"  {len(lost)} are in no version any more, post them again: {', '.join(lost[:SHOWN])}", markup=False)
     else:
         out.print(f"{document}: {job.status}, see /learn/{job.job_id}", markup=False)
     if job.status in ("failed", "rejected"):

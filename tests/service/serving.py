@@ -92,10 +92,12 @@ def each_learned_once(http: Http, jobs: list[dict[str, Any]]) -> None:
     """Every job succeeded, and every document that changed something is in exactly one version."""
     ended = eventually(lambda: finals(http, jobs))
     assert [job["status"] for job in ended] == ["succeeded"] * len(jobs)
+    changed = {job["document_id"] for job in ended if any(fold["iterations"] for fold in job["report"]["folds"])}
+    eventually(lambda: changed <= {name for v in http.versions() for name in v["documents"]})  # a server hears of others late
     versions = http.versions()
     learned = [name for version in versions for name in version["documents"]]
     assert len(learned) == len(set(learned))
-    assert set(learned) == {job["document_id"] for job in ended if any(fold["iterations"] for fold in job["report"]["folds"])}
+    assert set(learned) == changed
     assert [version["version"] for version in versions] == [f"v{n}" for n in range(len(versions))]
     assert [version["parent"] for version in versions[1:]] == [version["version"] for version in versions[:-1]]
 

@@ -296,3 +296,20 @@ def test_a_worker_that_waits_for_a_server_ends_when_it_is_told_to(tmp_path: Path
         assert worker.wait(30) == 0, (tmp_path / "log").read_text()
     finally:
         worker.kill()
+
+
+@pytest.mark.slow
+def test_what_came_to_nothing_because_of_a_forgotten_document_is_tried_again_by_the_worker(
+    apart: Apart, facts: list[Taught]
+) -> None:
+    """And answered by the server."""
+    http, fact = apart.http, facts[3]
+    http.learned(text=fact.text, id="one")
+    twin = http.learned(text=f"{fact.text} It rained.", id="two")
+    assert twin["report"]["folds"] == []
+    done = http.delete("/documents/one", params={"wait": 60}).raise_for_status().json()
+    assert done["report"]["queued_again"] == ["two"]
+    again = http.learned(text=f"{fact.text} It rained.", id="two")
+    assert (again["job_id"], again["status"], len(again["report"]["folds"])) == (twin["job_id"], "succeeded", 1)
+    assert http.generate(fact.prompt)["text"] == fact.answer
+    assert http.get("/documents/two").json()["version"] == http.live() == again["version"]

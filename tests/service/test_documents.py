@@ -9,10 +9,10 @@ from adapters.checkpoint import VersionStore
 from adapters.delta import Delta
 from service import keys
 from service.connection import Client
-from service.documents import Documents
-from service.errors import QueueFull, UnknownDocument
+from service.documents import Documents, Mark
+from service.errors import AliasMoved, QueueFull, UnknownDocument
 from service.job import Claim, NewDocument
-from service.ledger import Ledger
+from service.ledger import BASE_RECORD, Ledger
 from service.orders import Orders
 from service.queue import JobQueue
 
@@ -75,11 +75,55 @@ async def test_documents_are_listed_newest_first_in_pages(documents: Documents, 
     assert await documents.ids(OTHER, 0, 10) == ([], 0)
 
 
-async def test_a_document_that_changed_nothing_shows_how_it_was_read(documents: Documents, queue: JobQueue) -> None:
+@pytest.mark.parametrize("status", ["succeeded", "rejected"])
+async def test_a_document_that_changed_nothing_shows_how_it_was_read(documents: Documents, queue: JobQueue, status: str) -> None:
     claim = await claimed(queue)
-    await documents.note_weights(claim, TOKENS, "v0")
-    found = await documents.read(NS, "doc")
+    for _ in range(2):  # the answer to the first may have been lost
+        await documents.came_to_nothing(claim, status, BASE_RECORD, {"views": []}, TOKENS)
+    found, job = await documents.read(NS, "doc"), await queue.read(claim.job.job_id)
     assert (found["version"], len(found["tokens"])) == ("v0", 2)
+    assert (job.status, job.version, job.report) == (status, "v0", {"views": []})
+    seen = [event[1]["status"] async for event in queue.follow(job.job_id) if event is not None]
+    assert seen == ["queued", "running", status]
+
+
+async def test_a_document_comes_to_nothing_only_on_what_is_served(
+    documents: Documents, queue: JobQueue, client: Client, tmp_path: Path
+) -> None:
+    await publish(client, queue, tmp_path)
+    await queue.accept(NS, [NewDocument("late", "text", "sha")])
+    claim = await queue.claim({NS: 1}, "learner", 0.01)
+    assert claim is not None
+    with pytest.raises(AliasMoved):
+        await documents.came_to_nothing(claim, "succeeded", BASE_RECORD, {}, TOKENS)
+    assert (await queue.read(claim.job.job_id)).status == "running"
+    await client.set(keys.shadow(NS), "v7")
+    with pytest.raises(AliasMoved):
+        await documents.came_to_nothing(claim, "succeeded", BASE_RECORD, {}, TOKENS, served=False)
+
+
+async def test_how_an_old_text_was_read_is_not_noted_of_a_new_one(documents: Documents, queue: JobQueue) -> None:
+    claim = await claimed(queue)
+    await queue.accept(NS, [NewDocument("doc", "new text", "new")])
+    await documents.came_to_nothing(claim, "succeeded", BASE_RECORD, {}, TOKENS)
+    found = await documents.read(NS, "doc")
+    assert (found["text"], found["version"], found["tokens"]) == ("new text", None, [])
+
+
+async def test_documents_that_name_none_of_some_versions_are_found_with_what_they_came_to_nothing_on(
+    documents: Documents, queue: JobQueue, client: Client, tmp_path: Path
+) -> None:
+    await publish(client, queue, tmp_path)
+    ledger = Ledger(client, [NS])
+    await ledger.load()
+    await queue.accept(NS, [NewDocument("nothing", "text", "sha"), NewDocument("waiting", "text", "sha")])
+    claim = await queue.claim({NS: 1}, "learner", 0.01)
+    assert claim is not None
+    await documents.came_to_nothing(claim, "rejected", ledger.resolve(NS), {}, TOKENS)
+    assert await documents.marked(NS, {"v0", "v1"}) == []
+    await Orders(client, queue, 100).forget(NS, "doc", exact=False)
+    digest = ledger.resolve(NS).digest
+    assert await documents.marked(NS, {"v0"}) == [Mark("doc", "v1", None, leaving=True), Mark("nothing", "v1", digest)]
 
 
 async def test_only_texts_that_were_learned_and_are_still_there_are_given_to_be_learned_anew(
@@ -89,6 +133,19 @@ async def test_only_texts_that_were_learned_and_are_still_there_are_given_to_be_
     await queue.accept(NS, [NewDocument("waiting", "text", "sha")])
     assert await documents.texts(NS, ["doc", "waiting", "none"]) == ["text of doc", None, None]
     await queue.accept(NS, [NewDocument("doc", "another text", "other")])
+    assert await documents.texts(NS, ["doc"]) == [None]
+
+
+async def test_a_text_that_came_to_nothing_is_not_learned_anew_in_the_place_of_the_one_before(
+    documents: Documents, queue: JobQueue, client: Client, tmp_path: Path
+) -> None:
+    await publish(client, queue, tmp_path)
+    ledger = Ledger(client, [NS])
+    await ledger.load()
+    await queue.accept(NS, [NewDocument("doc", "another text", "other")])
+    claim = await queue.claim({NS: 1}, "learner", 0.01)
+    assert claim is not None
+    await documents.came_to_nothing(claim, "succeeded", ledger.resolve(NS), {}, TOKENS)
     assert await documents.texts(NS, ["doc"]) == [None]
 
 

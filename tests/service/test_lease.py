@@ -14,7 +14,7 @@ from service.documents import Documents
 from service.errors import Fenced
 from service.job import Claim, NewDocument
 from service.lease import Lease
-from service.ledger import Ledger
+from service.ledger import BASE_RECORD, Ledger
 from service.metrics import Metrics
 from service.queue import JobQueue
 from service.valkey import DataLock
@@ -199,7 +199,7 @@ async def test_an_outdated_worker_cannot_end_a_job(client: Client, queue: JobQue
     claim = await stale(client, queue)
     before = await state(client)
     with pytest.raises(Fenced):
-        await Documents(client).note_weights(claim, [("a", 1.0)], "v0")
+        await Documents(client).came_to_nothing(claim, status, BASE_RECORD, {}, [("a", 1.0)])
     with pytest.raises(Fenced):
         await queue.end(claim, status, version="v0")
     assert await state(client) == before

@@ -36,7 +36,9 @@ def test_old_versions_lose_their_names_and_what_is_served_stays_whole(
     assert collect(http, namespace, 1, dry_run=True) == {"versions": ["v1", "v2"], "removed": 0, "bytes": 0}
     assert len(http.versions(namespace)) == 4
     report = collect(http, namespace, 1)["report"]
-    assert report == {"versions": 2, "removed": 0, "bytes": 0, "lost": []}
+    assert report == {"versions": 2, "removed": 0, "bytes": 0, "lost": [], "queued_again": []}
+    named = [http.get(f"/documents/doc-{n}", params={"namespace": namespace}).json()["version"] for n in range(3)]
+    assert named == ["v3"] * 3, "no document names a version that is not there"
     assert [v["version"] for v in http.versions(namespace)] == ["v0", "v3"]
     assert directories(server) == before, "the live version is made of all of them"
     assert [http.generate(fact.prompt, namespace=namespace) for fact in facts[:3]] == told
