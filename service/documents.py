@@ -49,7 +49,7 @@ class Documents:
             "text": fields["text"],
             "metadata": json.loads(fields["metadata"]),
             "job_id": fields["job"],
-            "version": fields.get("version"),
+            "version": fields.get("version") or None,
             "tokens": [{"text": text, "weight": weight} for text, weight in json.loads(fields.get("tokens", "[]"))],
             "accepted_at": float(fields["accepted_at"]),
             "learned_at": float(fields["learned_at"]) if "learned_at" in fields else None,
@@ -61,6 +61,6 @@ class Documents:
         return list(found), int(await self._redis.zcard(keys.documents(namespace)))
 
     async def note_weights(self, claim: Claim, tokens: Sequence[tuple[str, float]], version: str) -> None:
-        """Record how a document was read that changed nothing. Raises Fenced."""
+        """Record how a document was read that changed nothing. version: which knows it already; empty: none. Raises Fenced."""
         namespace, document = claim.job.namespace, keys.document(claim.job.namespace, claim.job.document_id)
         await self._note(namespace, claim.token, [document], [json.dumps(tokens), version, time.time()])

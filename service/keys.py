@@ -3,9 +3,9 @@
     infold:{ns}:jobs                  stream   one entry {job} per job that is queued or running; group `learners`
     infold:{ns}:dead                  stream   {job, document, attempts, error} of jobs that were given up
     infold:{ns}:documents             zset     document ids by time of acceptance
-    infold:{ns}:document:{id}         hash     text, sha256, metadata, accepted_at; job, and jobs: all there were; when learned:
-                                               version, tokens, learned_at; to be taken back: forgetting, the job that
-                                               does; in no version any more: lost
+    infold:{ns}:document:{id}         hash     text, sha256, metadata, accepted_at; job, and jobs: all there were; when read:
+                                               version (empty: rejected), tokens, learned_at; to be taken back: forgetting,
+                                               the job that does; in no version any more: lost
     infold:{ns}:doomed                set      digests of versions to remove from disk; `snapshot:` before those of which only
                                                that must go; `texts`: this store's log holds removed ones
     infold:{ns}:versions              hash     v<N> -> JSON {name, digest, parent, documents, job_id, created, drift, bytes}

@@ -189,10 +189,11 @@ class Worker:
         self._observe(learned)
         if learned.report.rejection is not None or not learned.delta.factors:
             head.refused += 1
-            status = "succeeded" if learned.report.rejection is None else "rejected"
-            self._traces.mark(status=status, version=head.record.name)
-            await self._patiently(lambda: self._documents.note_weights(claim, learned.weights, head.record.name))
-            await self._patiently(lambda: self._queue.end(claim, status, version=head.record.name, report=json.dumps(report)))
+            known = learned.report.rejection is None  # by the version that answers; what was rejected is in none
+            status, version = ("succeeded", head.record.name) if known else ("rejected", "")
+            self._traces.mark(status=status, version=version)
+            await self._patiently(lambda: self._documents.note_weights(claim, learned.weights, version))
+            await self._patiently(lambda: self._queue.end(claim, status, version=version, report=json.dumps(report)))
             self._metrics.updates.labels(job.namespace, "unchanged" if status == "succeeded" else "rejected").inc()
         else:
             try:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from service.commands.common import LOCAL, AsJson, Key, Url, out, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, out, print_json, server
 
 app = typer.Typer()
 
@@ -18,7 +18,7 @@ def ask(
     prompt: str,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     version: Version = None,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
@@ -41,7 +41,7 @@ def blame(
     prompt: str,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     version: Version = None,
     max_new_tokens: int = 64,
     top: Annotated[int, typer.Option(min=1, max=10, help="Sources to show, at most.")] = 3,

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from infold import UnexpectedAnswer
-from service.commands.common import LOCAL, AsJson, Key, Url, err, out, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, err, out, print_json, server
 from service.errors import ServiceError
 
 app = typer.Typer()
@@ -25,7 +25,7 @@ def export(
     rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = 16,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     force: Annotated[bool, typer.Option("--force", help="Write into a directory that has something in it.")] = False,
     as_json: AsJson = False,
 ) -> None:

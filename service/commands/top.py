@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infold import Client, Unavailable, UnexpectedAnswer, Unreachable, Version
-from service.commands.common import LOCAL, AsJson, Key, Url, in_words, out, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, in_words, out, print_json, server
 from service.sample import Sample, quantile, rate, read_sample
 
 app = typer.Typer()
@@ -42,7 +42,7 @@ LATEST = 5
 def top(
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: Annotated[str, typer.Option(help="Whose versions are shown.")] = "default",
+    namespace: Namespace = None,
     interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between looks.")] = 2,
     once: Annotated[bool, typer.Option("--once", help="Look once: rates and latencies since the server started.")] = False,
     as_json: AsJson = False,
@@ -68,7 +68,7 @@ def top(
                 seen = {**seen, "error": in_words(error)}
 
 
-def _look(client: Client, namespace: str) -> tuple[Sample, list[Version]]:
+def _look(client: Client, namespace: str | None) -> tuple[Sample, list[Version]]:
     versions = client.versions(namespace=namespace)
     try:
         return read_sample(client.metrics()), versions

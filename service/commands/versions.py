@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from service.commands.common import LOCAL, AsJson, Key, Url, err, out, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, err, out, print_json, server
 
 app = typer.Typer()
 
 
 @app.command()
-def versions(url: Url = LOCAL, api_key: Key = None, namespace: str = "default", as_json: AsJson = False) -> None:
+def versions(url: Url = LOCAL, api_key: Key = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
     """All versions of a namespace."""
     with server(url, api_key) as client:
         found = client.versions(namespace=namespace)
@@ -26,7 +26,7 @@ def versions(url: Url = LOCAL, api_key: Key = None, namespace: str = "default", 
 
 
 @app.command()
-def diff(old: str, new: str, url: Url = LOCAL, api_key: Key = None, namespace: str = "default", as_json: AsJson = False) -> None:
+def diff(old: str, new: str, url: Url = LOCAL, api_key: Key = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
     """What lies between two versions: documents, weights, probes."""
     with server(url, api_key) as client:
         found = client.diff(old, new, namespace=namespace)
@@ -51,7 +51,7 @@ def rollback(
     version: str,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     expected: Annotated[str | None, typer.Option(help="Only if this is the version that answers now.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +70,7 @@ def collect(
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
     """Drop old versions, and what nothing is made of any more."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -259,6 +260,12 @@ def test_whatever_prints_results_can_print_json() -> None:
     assert without == []
     talking = [command for name, command in leaves(top) if name not in ("doctor", "train-scorer")]
     assert all(any("--api-key" in option.opts for option in command.params) for command in talking)
+
+
+def test_it_says_which_version_it_is() -> None:
+    """That of the package's metadata, as the server does."""
+    said = run_alone("--version")
+    assert (said.exit_code, said.stdout) == (0, f"infold {metadata.version('infold')}\n")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
