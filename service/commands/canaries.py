@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Column, Table
 
 from infold import Canary
-from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, err, out, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, err, out, print_json, print_wide, server, table
 from service.errors import ServiceError
 
 app = typer.Typer()
@@ -86,8 +85,8 @@ def _show(found: list[Canary], as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    table = Table(Column("id", no_wrap=True), "prompt", "answer", "counts", "holds now")
+    rows = table("id", "prompt", "answer", "counts", "holds now")
     marks = {True: "yes", False: "no", None: ""}
     for one in found:
-        table.add_row(one.id, escape(one.prompt), escape(one.answer), marks[one.counts], marks[one.holds])
-    out.print(table)
+        rows.add_row(one.id, escape(one.prompt), escape(one.answer), marks[one.counts], marks[one.holds])
+    print_wide(rows)

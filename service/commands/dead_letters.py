@@ -6,10 +6,23 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Column, Table
 
 from infold import Client, Job, Refused
-from service.commands.common import FAILED, LOCAL, AsJson, Key, Namespace, Url, complain, err, out, print_json, server
+from service.commands.common import (
+    FAILED,
+    LOCAL,
+    AsJson,
+    Key,
+    Namespace,
+    Url,
+    complain,
+    err,
+    out,
+    print_json,
+    print_wide,
+    server,
+    table,
+)
 
 app = typer.Typer(name="dead-letters", help="What could not be learned: see it, try it again, let it go.", no_args_is_help=True)
 MOST = 10_000
@@ -34,11 +47,11 @@ def list_(
     if as_json:
         print_json(letters)
         return
-    table = Table(Column("job", no_wrap=True), "document", "given up", "attempts", "error")
+    rows = table("job", "document", "given up", "attempts", "error")
     for letter in letters:
         when = datetime.fromtimestamp(letter["buried_at"]).astimezone().isoformat(" ", "seconds")
-        table.add_row(letter["job_id"], letter["document_id"], when, str(letter["attempts"]), escape(letter["error"]))
-    out.print(table)
+        rows.add_row(letter["job_id"], letter["document_id"], when, str(letter["attempts"]), escape(letter["error"]))
+    print_wide(rows)
     if found["total"] > len(letters):
         err.print(f"{found['total'] - len(letters)} more; see --limit")
 
