@@ -146,6 +146,8 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         views = (job.report or {}).get("views", []) if outcome.kind == "learned" else []
         for view in views:
             out.print(f"  {view}", markup=False)
+        for warning in (job.report or {}).get("warnings", []):
+            out.print(f"  warning: {warning}", markup=False)
         if outcome.kind == "learned" and not views:
             out.print("  the model wrote no question about it: it was learned as raw text, which may answer nothing", markup=False)
 

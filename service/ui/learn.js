@@ -55,11 +55,13 @@ async function show(job, question, signal) {
   const [parent, document] = await Promise.all([before(job), get(`documents/${segment(job.document_id)}`, { namespace: job.namespace })]);
   if (signal.aborted) return;
   const versions = parent && { namespace: job.namespace, before: parent, after: job.version, signal };
+  const warnings = job.report?.warnings ?? [];
   const place = byId("result");
   const answers = element("div", { class: "answers" });
   place.replaceChildren(
     ...[
       element("p", { class: `verdict ${kind}` }, text),
+      warnings.length && element("ul", { class: "warnings", "aria-label": "Warnings" }, warnings.map((warning) => element("li", {}, warning))),
       versions && element("section", { "aria-label": "Before and after" }, element("h3", {}, "Before and after"), answers),
       job.report?.views.length && section("What it wrote", views(job.report.views, versions, answers)),
       document.tokens.length && section("What it read", weighed(document.tokens)),
@@ -67,7 +69,7 @@ async function show(job, question, signal) {
     ].filter(Boolean),
   );
   place.hidden = false;
-  announce(text);
+  announce([text, ...warnings].join(" "));
   const first = question || job.report?.views.map(parted).find(Boolean)?.question;
   if (versions && first) await compare(answers, first, versions);
 }

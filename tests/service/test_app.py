@@ -65,6 +65,7 @@ def test_the_report_says_what_happened(learned: Learnt) -> None:
     assert all(fold["loss_after"] < fold["loss_before"] for fold in report["folds"])
     assert report["drift"]["kl"] >= 0
     assert report["rejection"] is None
+    assert report["warnings"] == []
 
 
 def test_without_wait_the_job_is_accepted_and_can_be_followed(http: Http, namespace: str, facts: list[Taught]) -> None:

@@ -220,6 +220,13 @@ def test_a_rejected_document_is_shown_with_the_reason_of_the_guard(
     expect(page.get_by_role("dialog")).to_contain_text("rejected by the guard")
 
 
+def test_a_document_that_contradicts_itself_is_shown_with_a_warning(open_page: OpenPage, namespace: str) -> None:
+    page = connected(open_page(namespace))
+    teach(page, "Elsa Quint works as a carpenter. The shops were closed. Elsa Quint works as a baker.")
+    expect(page.locator(".verdict")).to_contain_text("answers now")
+    expect(page.locator(".warnings li")).to_contain_text("carpenter")
+
+
 def test_a_server_that_is_away_is_said_to_be_and_the_page_comes_back_by_itself(open_page: OpenPage, shown: Shown) -> None:
     namespace, fact, _ = shown
     page = connected(open_page(namespace, expects_errors=True))
