@@ -16,6 +16,7 @@ from adapters.anchors import Anchors
 from adapters.config import LearnConfig
 from adapters.curvature import Curvature, DampedCurvature
 from adapters.delta import Delta, DeltaSum, join
+from adapters.doubts import doubts
 from adapters.drift import Drift, Guard, Probed
 from adapters.errors import InvalidConfig
 from adapters.fold import FoldReport, Lesson, fold
@@ -23,7 +24,17 @@ from adapters.importance import TokenScorer, features, weigh
 from adapters.memory import Memory, memorise, of_answer, remembered
 from adapters.metric import Metric
 from adapters.reflection import Past, recall, rehearse
-from adapters.views import Judged, View, ViewTemplate, borne_out, judge_views, prompt_ids, write_views
+from adapters.views import (
+    BY_A_SENTENCE,
+    Judged,
+    View,
+    ViewTemplate,
+    judge_views,
+    one_for_each_question,
+    prompt_ids,
+    support,
+    write_views,
+)
 from adapters.windows import Window, distinct, windows
 from adapters.workspace import Workspace
 
@@ -51,6 +62,8 @@ class LearnReport:
     rejection: str | None
     seconds: dict[str, float]
     """Per stage: view, score, fold, guard."""
+    warnings: tuple[str, ...] = ()
+    """What speaks against learning from it, and did not keep it from being learned (`doubts.py`)."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +146,9 @@ class Learner:
         if folded:
             with clock.stage("guard"):
                 drift, rejection = self.guard.judge(current, result, self._probed(new, past, canaries), turn)
+        taught = [view for part in folded for view in part.views]
         report = LearnReport(
-            views=tuple(self._as_text(view) for part in folded for view in part.views),
+            views=tuple(map(self._as_text, taught)),
             windows=len(pieces),
             tokens_read=sum(part.tokens_read for part in parts),
             tokens_kept=sum(part.tokens_kept for part in parts),
@@ -142,6 +156,7 @@ class Learner:
             drift=drift,
             rejection=rejection,
             seconds=clock.seconds,
+            warnings=doubts(taught, state.said),
         )
         weights = _merge(pieces, [part.weights for part in parts])
         if rejection is not None:
@@ -171,7 +186,7 @@ class Learner:
             return self._learn_raw(piece, state)
         workspace.install(workspace.base_weights)
         with clock.stage("view"):
-            views = self._write(piece, state.turn)
+            views = self._write(piece, state)
         if not views:
             return self._learn_raw(piece, state)
         with clock.stage("score"):
@@ -216,10 +231,12 @@ class Learner:
             state.candidate.add(delta)
         return _Part(self._labelled(lesson), *_counts(lesson), (), delta, (), report)
 
-    def _write(self, piece: str, turn: int) -> list[View]:
-        """Views of one window that the window bears out; the base weights must be installed."""
-        views = write_views(self.workspace, self.template, piece, self.config.views, turn)
-        good = borne_out(self.workspace, self.template, views, piece, self.config.views.plausible)
+    def _write(self, piece: str, state: "_State") -> list[View]:
+        """Views of one window that the window bears out, one for each question; the base weights must be installed."""
+        views = write_views(self.workspace, self.template, piece, self.config.views, state.turn)
+        supported = support(self.workspace, self.template, views, piece, self.config.views.plausible)
+        state.said.extend(view for view, by in zip(views, supported, strict=True) if by == BY_A_SENTENCE)
+        good = one_for_each_question(views, supported)
         return [view for view, kept in zip(views, good, strict=True) if kept]
 
     def _weigh_rows(self, rows: list[list[int]]) -> Lesson:
@@ -300,6 +317,8 @@ class _State:
     metric: DampedCurvature
     turn: int
     clock: "_Clock"
+    said: list[View] = field(default_factory=list)
+    """What single sentences say; grows with each window."""
 
 
 class _Clock:

@@ -10,6 +10,7 @@ Covered: templates, writing, parsing, the filter. Not covered: judging truth bey
 import itertools
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from adapters.windows import SENTENCE_END
 from adapters.workspace import Workspace
 
 _WORD = re.compile(r"\w+")
+BY_NOTHING, BY_THE_DOCUMENT, BY_A_SENTENCE = 0, 1, 2
+"""What bears a view out; the higher, the better."""
 
 
 @dataclass(frozen=True)
@@ -222,11 +225,25 @@ def judge_views(workspace: Workspace, template: ViewTemplate, views: list[View])
 
 
 def borne_out(workspace: Workspace, template: ViewTemplate, views: list[View], document: str, plausible: float) -> list[bool]:
-    """Whether the document bears each view out: its answer is read right, and no token of it is less likely than `plausible`,
-    after the document or after the one sentence of it that says most of what the view says, said twice.
+    """Which views the document bears out, one for each question. One forward pass."""
+    return one_for_each_question(views, support(workspace, template, views, document, plausible))
 
-    The second part refuses sampled views that ask about somebody whom the document does not name. Of views that answer one
-    question differently, one is kept, and a sentence's word goes before the document's. One forward pass.
+
+def one_for_each_question(views: list[View], supported: Sequence[int]) -> list[bool]:
+    """Of views that answer one question differently, one is kept, and a sentence's word goes before the document's."""
+    best: dict[str, tuple[int, int]] = {}  # question -> its support, and which view (the first counts most)
+    for i, (view, by) in enumerate(zip(views, supported, strict=True)):
+        if by:
+            best[view.question] = max((by, -i), best.get(view.question, (0, 0)))
+    kept = {-place for _, place in best.values()}
+    return [i in kept for i in range(len(views))]
+
+
+def support(workspace: Workspace, template: ViewTemplate, views: list[View], document: str, plausible: float) -> list[int]:
+    """What bears each view out: its answer is read right, and no token of it is less likely than `plausible`, after the document or
+    after the one sentence of it that says most of what the view says, said twice.
+
+    The second part refuses sampled views that ask about somebody whom the document does not name. One forward pass.
     """
     base = workspace.base
     lead = template.view_prefix if template.chat else ""
@@ -236,13 +253,11 @@ def borne_out(workspace: Workspace, template: ViewTemplate, views: list[View], d
     questions = [list(plain(f"{lead} {views[i].question}{template.view_answer}", add_special_tokens=False)) for i, _ in asked]
     answers = [list(plain(f" {views[i].answer}", add_special_tokens=False)) for i, _ in asked]
     judged = _judge(workspace, [prompt_ids(base, template, text) for _, text in asked], questions, answers)
-    best: dict[str, tuple[int, int]] = {}  # question -> whether a sentence says so, and which view (the first counts most)
+    by = [BY_NOTHING] * len(views)
     for (i, text), found in zip(asked, judged, strict=True):
         if found.right and found.likely >= plausible and names_stand_in(views[i], document):
-            rank = (int(text != document), -i)
-            best[views[i].question] = max(rank, best.get(views[i].question, rank))
-    kept = {-place for _, place in best.values()}
-    return [i in kept for i in range(len(views))]
+            by[i] = max(by[i], BY_THE_DOCUMENT if text == document else BY_A_SENTENCE)
+    return by
 
 
 def _saying(view: View, alone: list[str]) -> list[str]:

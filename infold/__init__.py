@@ -7,6 +7,8 @@ with Client("http://127.0.0.1:8000") as client:
     print(client.generate("Q: Where does Maria Okafor live? A:", stop=".").text)
 """
 
+from importlib.metadata import version as _version
+
 from infold.answers import Answer, Canary, Document, DocumentIds, Job, JobEvent, Piece, Source, Turn, Usage, Version
 from infold.calls import NewDocument
 from infold.client import AsyncClient, Client
@@ -26,6 +28,8 @@ from infold.errors import (
     UnexpectedAnswer,
     Unreachable,
 )
+
+__version__ = _version("infold")
 
 __all__ = [
     "AliasMoved",

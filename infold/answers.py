@@ -22,7 +22,7 @@ class Job(_Frozen):
     kind: str | None = None
     """learn, forget or collect."""
     version: str | None = None
-    """The version that resulted, or that answers where nothing had to change."""
+    """The version that resulted, or that answers where nothing had to change; None of a job that was rejected."""
     report: dict[str, Any] | None = None
     error: str | None = None
     attempts: int | None = None
@@ -110,6 +110,7 @@ class Document(_Frozen):
     metadata: dict[str, Any]
     job_id: str
     version: str | None
+    """That learned it, or knew it already; None: it is not learned yet, or was rejected."""
     tokens: list[dict[str, Any]]
     """`{"text", "weight"}` each."""
     accepted_at: float

@@ -1,5 +1,7 @@
 """What can be asked of a server: each call described once, for whichever client makes it.
 
+A call that names no namespace is about the one that its key is bound to, else about `default`.
+
 Covered: method, path, body, how the answer is read, whether asking again is harmless. Not covered: connections and retries
 (`exchange.py`, `client.py`).
 """
@@ -18,7 +20,6 @@ from infold.answers import Answer, Canary, Document, DocumentIds, Job, JobEvent,
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
-DEFAULT = "default"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def learn(
     *,
     id: str | None = None,
     metadata: Mapping[str, Any] | None = None,
-    namespace: str = DEFAULT,
+    namespace: str | None = None,
     wait: float = 60,
 ) -> Call[Job]:
     """Learn one text; returns its job when it answers, or as it is after `wait` seconds."""
@@ -78,10 +79,11 @@ def learn(
     return Call(request, lambda response: Job.model_validate(response.json()["jobs"][0]))
 
 
-def learn_all(documents: Iterable[str | NewDocument], *, namespace: str = DEFAULT, wait: float = 60) -> Call[list[Job]]:
+def learn_all(documents: Iterable[str | NewDocument], *, namespace: str | None = None, wait: float = 60) -> Call[list[Job]]:
     """Learn documents, all accepted or none; their jobs, in this order."""
     new = [NewDocument(document) if isinstance(document, str) else document for document in documents]
-    body = {"documents": [_given(text=d.text, id=d.id, metadata=d.metadata) for d in new], "namespace": namespace, "wait": wait}
+    listed = [_given(text=d.text, id=d.id, metadata=d.metadata) for d in new]
+    body = _given(documents=listed, namespace=namespace, wait=wait)
     once = {"Idempotency-Key": uuid.uuid4().hex}
     return Call(Request("POST", "/learn", body=body, headers=once, wait=wait), _many(Job, "jobs"))
 
@@ -103,7 +105,7 @@ def follow(job_id: str) -> Stream[JobEvent]:
 
 def generate(
     prompt: str, *, max_new_tokens: int | None = None, temperature: float = 0, top_p: float = 1, top_k: int = 0,
-    seed: int | None = None, stop: str | Sequence[str] | None = None, namespace: str = DEFAULT, version: str | None = None,
+    seed: int | None = None, stop: str | Sequence[str] | None = None, namespace: str | None = None, version: str | None = None,
     explain: bool = False,
 ) -> Call[Answer]:  # fmt: skip
     """Text after a prompt; with `explain`, and the documents that raised it."""
@@ -112,7 +114,7 @@ def generate(
 
 def stream(
     prompt: str, *, max_new_tokens: int | None = None, temperature: float = 0, top_p: float = 1, top_k: int = 0,
-    seed: int | None = None, stop: str | Sequence[str] | None = None, namespace: str = DEFAULT, version: str | None = None,
+    seed: int | None = None, stop: str | Sequence[str] | None = None, namespace: str | None = None, version: str | None = None,
     explain: bool = False,
 ) -> Stream[Piece]:  # fmt: skip
     """The same, as it is written."""
@@ -142,71 +144,70 @@ def models() -> Call[list[str]]:
     return Call(Request("GET", "/v1/models"), lambda response: [str(model["id"]) for model in response.json()["data"]])
 
 
-def documents(*, namespace: str = DEFAULT, offset: int = 0, limit: int = 100) -> Call[DocumentIds]:
+def documents(*, namespace: str | None = None, offset: int = 0, limit: int = 100) -> Call[DocumentIds]:
     """Ids of what was learned, newest first."""
-    return Call(Request("GET", "/documents", {"namespace": namespace, "offset": offset, "limit": limit}), _one(DocumentIds))
+    return Call(Request("GET", "/documents", _given(namespace=namespace, offset=offset, limit=limit)), _one(DocumentIds))
 
 
-def document(document_id: str, *, namespace: str = DEFAULT) -> Call[Document]:
+def document(document_id: str, *, namespace: str | None = None) -> Call[Document]:
     """One document, with its tokens' weights."""
-    return Call(Request("GET", f"/documents/{_part(document_id)}", {"namespace": namespace}), _one(Document))
+    return Call(Request("GET", f"/documents/{_part(document_id)}", _given(namespace=namespace)), _one(Document))
 
 
-def forget(document_id: str, *, exact: bool = False, namespace: str = DEFAULT, wait: float = 60) -> Call[Job]:
+def forget(document_id: str, *, exact: bool = False, namespace: str | None = None, wait: float = 60) -> Call[Job]:
     """Take a document back; exact: by learning anew what came after it."""
-    query = {"namespace": namespace, "exact": exact, "wait": wait}
+    query = _given(namespace=namespace, exact=exact, wait=wait)
     return Call(Request("DELETE", f"/documents/{_part(document_id)}", query, wait=wait, repeatable=False), _one(Job))
 
 
-def versions(*, namespace: str = DEFAULT) -> Call[list[Version]]:
+def versions(*, namespace: str | None = None) -> Call[list[Version]]:
     """All versions, oldest first."""
-    return Call(Request("GET", "/versions", {"namespace": namespace}), _many(Version, "versions"))
+    return Call(Request("GET", "/versions", _given(namespace=namespace)), _many(Version, "versions"))
 
 
-def rollback(to: str, *, expected: str | None = None, namespace: str = DEFAULT) -> Call[Version]:
+def rollback(to: str, *, expected: str | None = None, namespace: str | None = None) -> Call[Version]:
     """Answer from an earlier version, if it is still `expected` that answers."""
     body = _given(to=to, expected=expected, namespace=namespace)
     return Call(Request("POST", "/versions/rollback", body=body, repeatable=expected is None), _one(Version))
 
 
-def diff(old: str, new: str, *, namespace: str = DEFAULT) -> Call[dict[str, Any]]:
+def diff(old: str, new: str, *, namespace: str | None = None) -> Call[dict[str, Any]]:
     """What lies between two versions: documents, weights, probes."""
-    return Call(Request("GET", "/versions/diff", {"from": old, "to": new, "namespace": namespace}), _object)
+    return Call(Request("GET", "/versions/diff", _given(**{"from": old, "to": new, "namespace": namespace})), _object)
 
 
-def collect(keep: int, *, dry_run: bool = False, namespace: str = DEFAULT, wait: float = 600) -> Call[dict[str, Any]]:
+def collect(keep: int, *, dry_run: bool = False, namespace: str | None = None, wait: float = 600) -> Call[dict[str, Any]]:
     """Drop all but the newest versions; dry_run: only say what would go."""
-    body = {"keep": keep, "dry_run": dry_run, "namespace": namespace, "wait": wait}
+    body = _given(keep=keep, dry_run=dry_run, namespace=namespace, wait=wait)
     return Call(Request("POST", "/versions/collect", body=body, wait=wait), _object)
 
 
-def export(version: str, *, rank: int = 16, namespace: str = DEFAULT) -> Call[bytes]:
+def export(version: str, *, rank: int = 16, namespace: str | None = None) -> Call[bytes]:
     """A version as a PEFT adapter, in a zip archive."""
-    return Call(
-        Request("POST", f"/versions/{_part(version)}/export", body={"rank": rank, "namespace": namespace}, wait=600), _archive
-    )
+    body = _given(rank=rank, namespace=namespace)
+    return Call(Request("POST", f"/versions/{_part(version)}/export", body=body, wait=600), _archive)
 
 
-def canaries(*, namespace: str = DEFAULT) -> Call[list[Canary]]:
+def canaries(*, namespace: str | None = None) -> Call[list[Canary]]:
     """Questions whose answers must not change."""
-    return Call(Request("GET", "/canaries", {"namespace": namespace}), _many(Canary, "canaries"))
+    return Call(Request("GET", "/canaries", _given(namespace=namespace)), _many(Canary, "canaries"))
 
 
-def add_canaries(canaries: Iterable[tuple[str, str]], *, namespace: str = DEFAULT) -> Call[list[Canary]]:
+def add_canaries(canaries: Iterable[tuple[str, str]], *, namespace: str | None = None) -> Call[list[Canary]]:
     """Add pairs of prompt and answer, and ask all of the live version."""
-    body = {"canaries": [{"prompt": prompt, "answer": answer} for prompt, answer in canaries], "namespace": namespace}
+    body = _given(canaries=[{"prompt": prompt, "answer": answer} for prompt, answer in canaries], namespace=namespace)
     return Call(Request("POST", "/canaries", body=body, wait=600), _many(Canary, "canaries"))
 
 
-def remove_canaries(id: str | None = None, *, namespace: str = DEFAULT) -> Call[int]:
+def remove_canaries(id: str | None = None, *, namespace: str | None = None) -> Call[int]:
     """Remove one, or all; how many it were."""
     request = Request("DELETE", "/canaries", _given(namespace=namespace, id=id), repeatable=False)
     return Call(request, lambda response: int(response.json()["removed"]))
 
 
-def dead_letters(*, namespace: str = DEFAULT, limit: int = 100) -> Call[dict[str, Any]]:
+def dead_letters(*, namespace: str | None = None, limit: int = 100) -> Call[dict[str, Any]]:
     """Jobs that were given up, and why: `{"dead_letters": [...], "total"}`."""
-    return Call(Request("GET", "/dead-letters", {"namespace": namespace, "limit": limit}), _object)
+    return Call(Request("GET", "/dead-letters", _given(namespace=namespace, limit=limit)), _object)
 
 
 def retry(job_id: str) -> Call[Job]:
@@ -237,6 +238,11 @@ def revoke_key(key_id: str) -> Call[str]:
     """Refuse an API key from now on."""
     request = Request("DELETE", f"/keys/{_part(key_id)}", repeatable=False)
     return Call(request, lambda response: str(response.json()["revoked"]))
+
+
+def access() -> Call[dict[str, Any]]:
+    """What this client's key may do: `{"scopes", "namespaces", "namespace"}`, the last one meant where none is named."""
+    return Call(Request("GET", "/access"), _object)
 
 
 def audit(*, namespace: str | None = None, limit: int = 100) -> Call[list[dict[str, Any]]]:

@@ -12,10 +12,11 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from adapters.errors import AdapterError
+from infold import __version__
 from service.canary_watch import CanaryWatch
 from service.errors import ServiceError, StoreUnavailable, error_body, error_of, status_of
 from service.gate import Gate, check_exposure
-from service.middleware import SECURITY_HEADERS, BodyLimit, RequestId, SecurityHeaders
+from service.middleware import SECURITY_HEADERS, BodyLimit, HeadAsGet, RequestId, SecurityHeaders
 from service.rates import Rates
 from service.routes import audit, canaries, dead_letters, documents, generate, health, keys, learn, openai, page, versions
 from service.runtime import Runtime
@@ -48,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
             await runtime.stop()
 
     app = FastAPI(
-        title="infold", version="0.1.0", lifespan=lifespan, description="An LLM server that keeps learning while it serves.",
+        title="infold", version=__version__, lifespan=lifespan, description="An LLM server that keeps learning while it serves.",
         redirect_slashes=False,  # to whatever host the client has named
         docs_url=None, redoc_url=None,  # they run scripts of another site, which our answers forbid
     )  # fmt: skip
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.receive_seconds)
     app.add_middleware(Gate, api_keys=runtime.api_keys, rates=Rates(runtime.redis), settings=settings)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(HeadAsGet)
     if runtime.traces.on:
         app.add_middleware(Traced, traces=runtime.traces)
     app.add_middleware(RequestId)  # outermost, so that every answer has one

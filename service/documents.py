@@ -31,6 +31,7 @@ if current ~= expected then return current end
 if redis.call('HGET', document, 'job') == id then  -- else it has another text by now
   redis.call('HSET', document, 'tokens', tokens, 'version', current, 'nothing', digest, 'learned_at', now)
   redis.call('HDEL', document, 'lost')
+  if final == 'rejected' then redis.call('HSET', document, 'rejected', '1') end
 end
 redis.call('HSET', job, 'status', final, 'version', current, 'report', report, 'finished_at', now)
 redis.call('XADD', events, '*', 'status', final)
@@ -82,7 +83,7 @@ class Documents:
             "text": fields["text"],
             "metadata": json.loads(fields["metadata"]),
             "job_id": fields["job"],
-            "version": fields.get("version"),
+            "version": None if "rejected" in fields else fields.get("version"),
             "tokens": [{"text": text, "weight": weight} for text, weight in json.loads(fields.get("tokens", "[]"))],
             "accepted_at": float(fields["accepted_at"]),
             "learned_at": float(fields["learned_at"]) if "learned_at" in fields else None,

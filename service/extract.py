@@ -5,10 +5,13 @@ need character recognition. HTML and PDF need the extra `documents`.
 """
 
 import io
+import logging
 from pathlib import Path
 
 from service.errors import ServiceError
 
+for _library in ("pypdf", "trafilatura"):  # what they log about a file names none: it can be read, or `Unreadable` says why not
+    logging.getLogger(_library).setLevel(logging.CRITICAL)
 PDF, HTML = {".pdf"}, {".html", ".htm", ".xhtml"}
 SUFFIXES = PDF | HTML | {".txt", ".text", ".md", ".markdown", ".rst"}
 """What is read of a folder; a file that is named may be called anything."""

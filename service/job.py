@@ -45,6 +45,7 @@ class Job:
     traceparent: str | None = None
     """Of the request that asked for it, where traces are made."""
     version: str | None = None
+    """The one that resulted, or that knew it already; None also of what was rejected."""
     report: dict[str, Any] | None = None
     error: str | None = None
 
@@ -84,7 +85,7 @@ def job_of(fields: Mapping[str, str]) -> Job:
         finished_at=number("finished_at"),
         attempts=int(fields.get("attempts", 0)),
         traceparent=fields.get("traceparent"),
-        version=fields.get("version"),
+        version=fields.get("version") or None if fields["status"] != "rejected" else None,
         report=json.loads(fields["report"]) if fields.get("report") else None,
         error=fields.get("error") or None,
     )

@@ -5,8 +5,9 @@
     infold:{ns}:documents             zset     document ids by time of acceptance
     infold:{ns}:document:{id}         hash     text, sha256, metadata, accepted_at; job, and jobs: all there were; when read:
                                                version, tokens, learned_at; if it came to nothing, known already or rejected:
-                                               nothing, the digest of the version that it was read on; to be taken back:
-                                               forgetting, the job that does; in no version any more: lost
+                                               nothing, the digest of the version that it was read on, which `version` names, and
+                                               if it was rejected: rejected; to be taken back: forgetting, the job that does;
+                                               in no version any more: lost
     infold:{ns}:doomed                set      digests of versions to remove from disk; `snapshot:` before those of which only
                                                that must go; `texts`: this store's log holds removed ones
     infold:{ns}:versions              hash     v<N> -> JSON {name, digest, parent, documents, job_id, created, drift, bytes}

@@ -70,7 +70,7 @@ else
   redis.call('DEL', shadow)
 end
 redis.call('HSET', document, 'version', name, 'tokens', tokens, 'learned_at', now)
-redis.call('HDEL', document, 'nothing', 'lost')
+redis.call('HDEL', document, 'nothing', 'rejected', 'lost')
 redis.call('HSET', job, 'status', 'succeeded', 'version', name, 'report', report, 'finished_at', now)
 redis.call('XADD', events, '*', 'status', 'succeeded', 'version', name)
 redis.call('EXPIRE', events, keep)

@@ -75,6 +75,30 @@ class BodyLimit:
         return bytes(body)
 
 
+class HeadAsGet:
+    """Answers HEAD as GET, without the body: probes ask so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        ended = False
+
+        async def bodiless(message: Message) -> None:
+            nonlocal ended
+            if message["type"] != "http.response.body":
+                await send(message)
+            elif not ended:
+                ended = True
+                await send({"type": "http.response.body"})
+
+        await self._app(dict(scope, method="GET"), receive, bodiless)
+
+
 class SecurityHeaders:
     """Says with every answer what browsers and caches may do with it."""
 

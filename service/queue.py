@@ -70,7 +70,7 @@ for _, d in ipairs(fresh) do
     redis.call('EXPIRE', before .. ':events', 3600)
   end
   local jobs_before = redis.call('HGET', prefix .. d.document_id, 'jobs')
-  redis.call('HDEL', prefix .. d.document_id, 'version', 'tokens', 'learned_at', 'nothing', 'forgetting', 'lost')
+  redis.call('HDEL', prefix .. d.document_id, 'version', 'tokens', 'learned_at', 'nothing', 'rejected', 'forgetting', 'lost')
   redis.call('HSET', prefix .. d.document_id, 'text', d.text, 'sha256', d.sha256, 'metadata', d.metadata,
     'job', d.job_id, 'jobs', (jobs_before and jobs_before .. ' ' or '') .. d.job_id, 'accepted_at', now)
   redis.call('ZADD', documents, now, d.document_id)

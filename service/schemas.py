@@ -55,6 +55,13 @@ def _finite(value: float) -> float:
     return value
 
 
+def _given(name: str | None) -> str | None:
+    """A name, or none: what is empty would mean nothing, or what its writer did not mean."""
+    if name == "":
+        raise ValueError("it is empty; leave it out, or give a name")
+    return name
+
+
 def _few(stop: list[str] | str | None) -> list[str] | None:
     """One or a few non-empty strings."""
     listed = [stop] if isinstance(stop, str) else stop
@@ -67,6 +74,8 @@ Encodable = Annotated[str, AfterValidator(_encodable)]
 Finite = Annotated[float, Field(strict=False), AfterValidator(_finite)]
 Stop = Annotated[Annotated[list[str], Field(fail_fast=True)] | str | None, AfterValidator(_few)]
 Text = Annotated[str, AfterValidator(_readable)]
+Named = Annotated[str | None, AfterValidator(_given), Field(description="None: the one that the key is bound to, else `default`.")]
+"""The namespace that a body names."""
 Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 
 
@@ -91,7 +100,7 @@ class DocumentIn(Body):
     text: Text
     id: Identifier | None = None
     """Of the document in its namespace; the same with another text replaces it. None: made from the text."""
-    namespace: str | None = None
+    namespace: Annotated[str | None, AfterValidator(_given)] = None
     """None: that of the request."""
     metadata: Metadata = Field(default_factory=dict)
     """Kept and shown with the document, never learned."""
@@ -104,8 +113,7 @@ class LearnIn(Body):
     """One document."""
     id: Identifier | None = None
     """Of the one document; None: made from its text."""
-    namespace: str | None = None
-    """Where it is learned; None: `default`."""
+    namespace: Named = None
     metadata: Metadata | None = None
     """Kept and shown with the one document, never learned."""
     documents: list[DocumentIn] | None = Field(None, min_length=1, max_length=1000, fail_fast=True)
@@ -155,7 +163,7 @@ class GenerateIn(Body):
     """Server-sent events, a piece of text each."""
     explain: bool = False
     """With `sources`: the documents that raised the answer most."""
-    namespace: str = "default"
+    namespace: Named = None
     version: str | None = None
     """Which version answers; None: what is live in the namespace."""
 
@@ -172,7 +180,7 @@ class CanariesIn(Body):
     """Body of POST /canaries."""
 
     canaries: list[CanaryIn] = Field(min_length=1, max_length=1000, fail_fast=True)
-    namespace: str = "default"
+    namespace: Named = None
 
 
 class CollectIn(Body):
@@ -180,7 +188,7 @@ class CollectIn(Body):
 
     keep: int = Field(ge=1, le=1_000_000)
     """How many of the newest versions stay, beside the live one."""
-    namespace: str = "default"
+    namespace: Named = None
     dry_run: bool = False
     """Say what would go, and let nothing go."""
     wait: float = Field(0, ge=0, le=600, strict=False)
@@ -194,7 +202,7 @@ class RollbackIn(Body):
     """The version that is to answer."""
     expected: str | None = Field(None, min_length=1)
     """Refused with 412 if another one answers by then."""
-    namespace: str = "default"
+    namespace: Named = None
 
 
 class ExportIn(Body):
@@ -202,7 +210,7 @@ class ExportIn(Body):
 
     rank: int = Field(16, ge=1, le=1_000_000)
     """Of the adapter: what it cannot hold is lost, and listed."""
-    namespace: str = "default"
+    namespace: Named = None
 
 
 class KeyIn(Body):

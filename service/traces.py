@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from infold import __version__
 from service.errors import InvalidSettings
 from service.generation import Piece
 from service.job import Job
@@ -225,7 +226,7 @@ def _provider(endpoint: str, service: str) -> "TracerProvider":
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    resource = Resource.create({"service.name": service, "service.version": "0.1.0"}).merge(OTELResourceDetector().detect())
+    resource = Resource.create({"service.name": service, "service.version": __version__}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")))
     return provider

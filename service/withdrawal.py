@@ -51,7 +51,7 @@ local function lose(other, retried)
   local key = prefix .. other
   local version, latest, forgetting = unpack(redis.call('HMGET', key, 'version', 'job', 'forgetting'))
   if not version then return end  -- it has another text by now, or is not there any more
-  redis.call('HDEL', key, 'version', 'tokens', 'learned_at', 'nothing')
+  redis.call('HDEL', key, 'version', 'tokens', 'learned_at', 'nothing', 'rejected')
   local it = 'infold:job:' .. latest
   local ended = redis.call('HGET', it, 'status')
   if retried and not forgetting and (ended == 'succeeded' or ended == 'rejected') then

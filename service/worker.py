@@ -201,7 +201,7 @@ class Worker:
     async def _change_nothing(self, claim: Claim, head: Head, learned: Learned, report: dict[str, Any]) -> None:
         """End the job; the document is tried again should the version go that it was read on."""
         job, status = claim.job, "succeeded" if learned.report.rejection is None else "rejected"
-        self._traces.mark(status=status, version=head.record.name)
+        self._traces.mark(status=status, version=head.record.name if status == "succeeded" else "")
         note = (claim, status, head.record, report, learned.weights, not self._shadow)
         try:
             await self._patiently(lambda: self._documents.came_to_nothing(*note))

@@ -4,9 +4,8 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from service.commands.common import LOCAL, AsJson, Key, Url, out, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, out, print_json, print_wide, server, table
 
 app = typer.Typer()
 
@@ -18,7 +17,7 @@ def ask(
     prompt: str,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     version: Version = None,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
@@ -41,7 +40,7 @@ def blame(
     prompt: str,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     version: Version = None,
     max_new_tokens: int = 64,
     top: Annotated[int, typer.Option(min=1, max=10, help="Sources to show, at most.")] = 3,
@@ -58,7 +57,7 @@ def blame(
     if not sources:
         out.print("(no learned document raised this answer)")
         return
-    table = Table("document", "version", "score (nats)")
+    rows = table("document", "version", "score (nats)")
     for source in sources:
-        table.add_row(source.document_id, source.version, f"{source.score:.2f}")
-    out.print(table)
+        rows.add_row(source.document_id, source.version, f"{source.score:.2f}")
+    print_wide(rows)

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Column, Table
 
 from infold import Canary
-from service.commands.common import LOCAL, AsJson, Key, Url, err, out, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, err, out, print_json, print_wide, server, table
 from service.errors import ServiceError
 
 app = typer.Typer()
@@ -19,7 +18,7 @@ app.add_typer(canaries, name="canaries")
 
 
 @canaries.command("list")
-def listed(url: Url = LOCAL, api_key: Key = None, namespace: str = "default", as_json: AsJson = False) -> None:
+def listed(url: Url = LOCAL, api_key: Key = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
     """All canaries, and whether they count."""
     with server(url, api_key) as client:
         _show(client.canaries(namespace=namespace), as_json)
@@ -30,7 +29,7 @@ def add(
     file: Annotated[str, typer.Argument(help='JSONL: {"prompt", "answer"} a line; - for standard input.')],
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
     """Add canaries, and ask them of the live version."""
@@ -47,7 +46,7 @@ def remove(
     every: Annotated[bool, typer.Option("--all", help="Remove all.")] = False,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove one canary, or all."""
@@ -86,8 +85,8 @@ def _show(found: list[Canary], as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    table = Table(Column("id", no_wrap=True), "prompt", "answer", "counts", "holds now")
+    rows = table("id", "prompt", "answer", "counts", "holds now")
     marks = {True: "yes", False: "no", None: ""}
     for one in found:
-        table.add_row(one.id, escape(one.prompt), escape(one.answer), marks[one.counts], marks[one.holds])
-    out.print(table)
+        rows.add_row(one.id, escape(one.prompt), escape(one.answer), marks[one.counts], marks[one.holds])
+    print_wide(rows)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from infold import BadRequest, Client, Turn
-from service.commands.common import LOCAL, AsJson, Key, Url, err, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, err, print_json, server
 
 app = typer.Typer()
 Messages = list[dict[str, str]]
@@ -18,7 +18,7 @@ Messages = list[dict[str, str]]
 def chat(
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     version: Annotated[str | None, typer.Option(help="Version to talk to; none: whichever is live at each turn.")] = None,
     system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer, at most; none: as many as fit.")] = None,
@@ -27,7 +27,8 @@ def chat(
 ) -> None:
     """Talk with the model: a line is a turn. Ctrl-C stops an answer, Ctrl-D ends."""
     with server(url, api_key) as client:
-        model = f"{client.models()[0]}:{namespace}" + (f"@{version}" if version else "")
+        name, _, _ = client.models()[0].partition(":")
+        model = f"{name}:{namespace or client.access()['namespace']}" + (f"@{version}" if version else "")
         told: Messages = [{"role": "system", "content": system}] if system else []
         said: Messages = []
         for line in _lines():

@@ -11,17 +11,20 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.table import Table
 
 from adapters.errors import AdapterError
 from infold import Client, Forbidden, InfoldError, Refused, Unauthorized, Unreachable
 from service.errors import ServiceError
 
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+_unbounded = Console(highlight=False, soft_wrap=True, width=100_000)
 
 Url = Annotated[str, typer.Option(envvar="INFOLD_URL", help="Address of the server.")]
 Key = Annotated[str | None, typer.Option("--api-key", envvar="INFOLD_API_KEY", help="Key, if the server asks for one.")]
+Namespace = Annotated[str | None, typer.Option(help="Of the server; none: the one that the key is bound to, else `default`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LOCAL = "http://127.0.0.1:8000"
 FAILED, UNREACHABLE = 1, 3
@@ -60,6 +63,19 @@ def in_words(error: Exception) -> str:
     if isinstance(error, Forbidden):
         return f"{error.status}: {error}; ask whoever runs the server for a key that may"
     return f"{error.status}: {error}" if isinstance(error, Refused) else str(error)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A table that cuts nothing off: what has no room goes on in the next line."""
+    made = Table(title=title, title_justify="left")
+    for name in columns:
+        made.add_column(name, overflow="fold")
+    return made
+
+
+def print_wide(tables: RenderableType) -> None:
+    """Print tables: within a terminal, or as wide as they are for whoever reads a pipe or a file."""
+    (out if out.is_terminal else _unbounded).print(tables)
 
 
 def print_json(value: Any) -> None:

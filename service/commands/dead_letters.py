@@ -6,10 +6,23 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Column, Table
 
 from infold import Client, Job, Refused
-from service.commands.common import FAILED, LOCAL, AsJson, Key, Url, complain, err, out, print_json, server
+from service.commands.common import (
+    FAILED,
+    LOCAL,
+    AsJson,
+    Key,
+    Namespace,
+    Url,
+    complain,
+    err,
+    out,
+    print_json,
+    print_wide,
+    server,
+    table,
+)
 
 app = typer.Typer(name="dead-letters", help="What could not be learned: see it, try it again, let it go.", no_args_is_help=True)
 MOST = 10_000
@@ -23,7 +36,7 @@ All = Annotated[bool, typer.Option("--all", help="Every dead letter of the names
 def list_(
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     limit: Annotated[int, typer.Option(help="How many to show, newest first.", min=1, max=MOST)] = 100,
     as_json: AsJson = False,
 ) -> None:
@@ -34,11 +47,11 @@ def list_(
     if as_json:
         print_json(letters)
         return
-    table = Table(Column("job", no_wrap=True), "document", "given up", "attempts", "error")
+    rows = table("job", "document", "given up", "attempts", "error")
     for letter in letters:
         when = datetime.fromtimestamp(letter["buried_at"]).astimezone().isoformat(" ", "seconds")
-        table.add_row(letter["job_id"], letter["document_id"], when, str(letter["attempts"]), escape(letter["error"]))
-    out.print(table)
+        rows.add_row(letter["job_id"], letter["document_id"], when, str(letter["attempts"]), escape(letter["error"]))
+    print_wide(rows)
     if found["total"] > len(letters):
         err.print(f"{found['total'] - len(letters)} more; see --limit")
 
@@ -48,13 +61,13 @@ def retry(
     jobs: Jobs = None,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     every: All = False,
     as_json: AsJson = False,
 ) -> None:
     """Queue them again, as if they had never been tried."""
     with server(url, api_key) as client:
-        _each(client, jobs, namespace if every else None, as_json, client.retry)
+        _each(client, jobs, every, namespace, as_json, client.retry)
 
 
 @app.command()
@@ -62,21 +75,23 @@ def drop(
     jobs: Jobs = None,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     every: All = False,
     as_json: AsJson = False,
 ) -> None:
     """Take them out of the dead letters; they stay failed."""
     with server(url, api_key) as client:
-        _each(client, jobs, namespace if every else None, as_json, client.drop)
+        _each(client, jobs, every, namespace, as_json, client.drop)
 
 
-def _each(client: Client, jobs: list[str] | None, every_of: str | None, as_json: bool, change: Callable[[str], Job]) -> None:
+def _each(
+    client: Client, jobs: list[str] | None, every: bool, namespace: str | None, as_json: bool, change: Callable[[str], Job]
+) -> None:
     """Change the jobs that are named, or every one of a namespace. What is refused does not keep the others."""
-    if bool(jobs) == (every_of is not None):
+    if bool(jobs) == every:
         raise typer.BadParameter("name jobs, or give --all")
-    if every_of is not None:
-        jobs = [letter["job_id"] for letter in client.dead_letters(namespace=every_of, limit=MOST)["dead_letters"]]
+    if every:
+        jobs = [letter["job_id"] for letter in client.dead_letters(namespace=namespace, limit=MOST)["dead_letters"]]
     failed = False
     for name in jobs or []:
         try:

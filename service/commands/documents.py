@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from service.commands.common import FAILED, LOCAL, AsJson, Key, Url, err, out, print_json, server
+from service.commands.common import FAILED, LOCAL, AsJson, Key, Namespace, Url, err, out, print_json, server
 
 app = typer.Typer()
 SHOWN = 5
@@ -18,7 +18,7 @@ def forget(
     exact: Annotated[bool, typer.Option(help="Learn anew what came after it.")] = False,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the version without it.")] = 600,
     as_json: AsJson = False,
 ) -> None:
@@ -43,10 +43,11 @@ def forget(
 
 
 @app.command()
-def status(url: Url = LOCAL, api_key: Key = None, namespace: str = "default", as_json: AsJson = False) -> None:
+def status(url: Url = LOCAL, api_key: Key = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
     """What the server serves and has learned."""
     with server(url, api_key) as client:
         ready = client.ready()
+        namespace = namespace or client.access()["namespace"]
         live = next(version.version for version in client.versions(namespace=namespace) if version.live)
         total = client.documents(namespace=namespace, limit=1).total
     shown = {**ready, "namespace": namespace, "version": live, "documents": total}

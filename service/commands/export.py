@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from infold import UnexpectedAnswer
-from service.commands.common import LOCAL, AsJson, Key, Url, err, out, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, err, out, print_json, print_wide, server, table
 from service.errors import ServiceError
 
 app = typer.Typer()
@@ -25,7 +24,7 @@ def export(
     rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = 16,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     force: Annotated[bool, typer.Option("--force", help="Write into a directory that has something in it.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -39,15 +38,15 @@ def export(
     if as_json:
         print_json(account)
         return
-    layers = Table("layer", "left out, in the metric", "left out, Frobenius")
+    layers = table("layer", "left out, in the metric", "left out, Frobenius")
     for layer, residual in account["residuals"].items():
         layers.add_row(layer, f"{residual['metric']:.2%}", f"{residual['frobenius']:.2%}")
     own, left = account["probes"]["version"], account["probes"]["adapter"]
-    probes = Table("probe", version, f"rank {account['rank']}")
+    probes = table("probe", version, f"rank {account['rank']}")
     probes.add_row("drift from the base model (nats)", f"{own['kl']:.5f}", f"{left['kl']:.5f}")
     probes.add_row(f"answered of {account['memories']} lessons", f"{own['answered']:.1%}", f"{left['answered']:.1%}")
-    out.print(layers)
-    out.print(probes)
+    print_wide(layers)
+    print_wide(probes)
     out.print(f"wrote {directory}", markup=False)
 
 

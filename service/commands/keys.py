@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Column, Table
 
-from service.commands.common import LOCAL, AsJson, Key, Url, err, out, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Url, err, out, print_json, print_wide, server, table
 
 app = typer.Typer(
     name="keys",
@@ -45,13 +44,13 @@ def list_(url: Url = LOCAL, api_key: Key = None, as_json: AsJson = False) -> Non
     if as_json:
         print_json(found)
         return
-    table = Table(Column("id", no_wrap=True), "name", "scopes", "namespaces", "requests a minute", "bytes a request", "created")
+    rows = table("id", "name", "scopes", "namespaces", "requests a minute", "bytes a request", "created")
     for key in found:
         bound = "all" if key["namespaces"] is None else ", ".join(key["namespaces"])
         when = datetime.fromtimestamp(key["created"]).astimezone().isoformat(" ", "seconds")
         limits = ("" if key[name] is None else str(key[name]) for name in ("rate", "max_body_bytes"))
-        table.add_row(key["id"], escape(key["name"]), ", ".join(key["scopes"]), bound, *limits, when)
-    out.print(table)
+        rows.add_row(key["id"], escape(key["name"]), ", ".join(key["scopes"]), bound, *limits, when)
+    print_wide(rows)
 
 
 @app.command()

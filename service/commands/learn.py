@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infold import BadRequest, Client, Job, Unavailable
-from service.commands.common import FAILED, LOCAL, AsJson, Key, Url, complain, err, out, print_json, server
+from service.commands.common import FAILED, LOCAL, AsJson, Key, Namespace, Url, complain, err, out, print_json, server
 from service.errors import ServiceError
 from service.extract import Unreadable, text_of
 from service.sources import STANDARD_INPUT, Source, find
@@ -43,7 +43,7 @@ def learn(
     files: Annotated[list[str], typer.Argument(help="Files, folders, patterns; - for standard input.")],
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for each document to be live; 0: only queue it.")] = 60,
     root: Annotated[Path, typer.Option(help="Documents are named by their paths below this folder.")] = Path(),
     as_json: AsJson = False,
@@ -76,7 +76,9 @@ def _reach(client: Client) -> None:
         client.ready()
 
 
-def _each(client: Client, sources: list[Source], namespace: str, wait: float, working: Callable[[str], None]) -> Iterator[Outcome]:
+def _each(
+    client: Client, sources: list[Source], namespace: str | None, wait: float, working: Callable[[str], None]
+) -> Iterator[Outcome]:
     """What becomes of each, as it is known."""
     waiting: deque[Outcome] = deque()
     for source in sources:
@@ -92,7 +94,7 @@ def _each(client: Client, sources: list[Source], namespace: str, wait: float, wo
         yield _await(client, waiting.popleft(), wait, working)
 
 
-def _begin(client: Client, source: Source, namespace: str) -> Outcome:
+def _begin(client: Client, source: Source, namespace: str | None) -> Outcome:
     """Hand one document in."""
     try:
         raw = sys.stdin.buffer.read() if source.name == STANDARD_INPUT else Path(source.name).read_bytes()
@@ -144,6 +146,8 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         views = (job.report or {}).get("views", []) if outcome.kind == "learned" else []
         for view in views:
             out.print(f"  {view}", markup=False)
+        for warning in (job.report or {}).get("warnings", []):
+            out.print(f"  warning: {warning}", markup=False)
         if outcome.kind == "learned" and not views:
             out.print("  the model wrote no question about it: it was learned as raw text, which may answer nothing", markup=False)
 

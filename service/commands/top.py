@@ -15,10 +15,9 @@ from rich.columns import Columns
 from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 
 from infold import Client, Unavailable, UnexpectedAnswer, Unreachable, Version
-from service.commands.common import LOCAL, AsJson, Key, Url, in_words, out, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, in_words, out, print_json, print_wide, server, table
 from service.sample import Sample, quantile, rate, read_sample
 
 app = typer.Typer()
@@ -42,7 +41,7 @@ LATEST = 5
 def top(
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: Annotated[str, typer.Option(help="Whose versions are shown.")] = "default",
+    namespace: Namespace = None,
     interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between looks.")] = 2,
     once: Annotated[bool, typer.Option("--once", help="Look once: rates and latencies since the server started.")] = False,
     as_json: AsJson = False,
@@ -58,7 +57,7 @@ def top(
             elif live is not None:
                 live.update(_drawn(seen), refresh=True)
             else:
-                out.print(_drawn(seen))
+                print_wide(_drawn(seen))
             if once or (live is None and not as_json) or key(interval) in ("q", "Q"):
                 return
             try:
@@ -68,7 +67,7 @@ def top(
                 seen = {**seen, "error": in_words(error)}
 
 
-def _look(client: Client, namespace: str) -> tuple[Sample, list[Version]]:
+def _look(client: Client, namespace: str | None) -> tuple[Sample, list[Version]]:
     versions = client.versions(namespace=namespace)
     try:
         return read_sample(client.metrics()), versions
@@ -114,20 +113,20 @@ def show(before: Sample, now: Sample, versions: list[Version]) -> dict[str, Any]
 
 
 def _drawn(seen: dict[str, Any]) -> Group:
-    queues = Table("namespace", "answers", "queued", "oldest", "dead letters", "canaries", title="queue", title_justify="left")
+    queues = table("namespace", "answers", "queued", "oldest", "dead letters", "canaries", title="queue")
     for q in seen["namespaces"]:
         canaries = "" if q["canaries"] is None else f"{q['canaries']:.0%}"
         queues.add_row(
             q["namespace"], q["version"] or "", str(q["queued"]), f"{q['oldest_seconds']:.0f} s", str(q["dead_letters"]), canaries
         )
-    versions = Table("version", "documents", "drift (nats)", title="versions", title_justify="left")
+    versions = table("version", "documents", "drift (nats)", title="versions")
     for v in seen["versions"]:
         drift = "" if v["drift"] is None else f"{v['drift']:.5f}"
         versions.add_row(v["version"] + (" (live)" if v["live"] else ""), escape(", ".join(v["documents"])), drift)
-    rates = Table("", "a second", title="throughput", title_justify="left")
+    rates = table("", "a second", title="throughput")
     for what, number in seen["per_second"].items():
         rates.add_row(what, f"{number:.2f}")
-    latency = Table("", "p50", "p95", "p99", title="latency", title_justify="left")
+    latency = table("", "p50", "p95", "p99", title="latency")
     for what, shares in seen["latency_seconds"].items():
         latency.add_row(what, *("" if s is None else f"{1000 * s:.1f} ms" for s in shares.values()))
     drift = ", ".join(f"{probe.replace('_', ' ')} {kl:.5f} nats" for probe, kl in seen["drift_kl_nats"].items())

@@ -3,30 +3,29 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from service.commands.common import LOCAL, AsJson, Key, Url, err, out, print_json, server
+from service.commands.common import LOCAL, AsJson, Key, Namespace, Url, err, out, print_json, print_wide, server, table
 
 app = typer.Typer()
 
 
 @app.command()
-def versions(url: Url = LOCAL, api_key: Key = None, namespace: str = "default", as_json: AsJson = False) -> None:
+def versions(url: Url = LOCAL, api_key: Key = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
     """All versions of a namespace."""
     with server(url, api_key) as client:
         found = client.versions(namespace=namespace)
     if as_json:
         print_json(found)
         return
-    table = Table("version", "parent", "documents", "drift (nats)", "bytes")
+    rows = table("version", "parent", "documents", "drift (nats)", "bytes")
     for v in found:
         drift = "" if v.drift is None else f"{v.drift['kl']:.5f}"
-        table.add_row(v.version + (" (live)" if v.live else ""), v.parent or "", ", ".join(v.documents), drift, str(v.bytes))
-    out.print(table)
+        rows.add_row(v.version + (" (live)" if v.live else ""), v.parent or "", ", ".join(v.documents), drift, str(v.bytes))
+    print_wide(rows)
 
 
 @app.command()
-def diff(old: str, new: str, url: Url = LOCAL, api_key: Key = None, namespace: str = "default", as_json: AsJson = False) -> None:
+def diff(old: str, new: str, url: Url = LOCAL, api_key: Key = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
     """What lies between two versions: documents, weights, probes."""
     with server(url, api_key) as client:
         found = client.diff(old, new, namespace=namespace)
@@ -36,14 +35,14 @@ def diff(old: str, new: str, url: Url = LOCAL, api_key: Key = None, namespace: s
     for what, sign in (("added", "+"), ("removed", "-")):
         for document in found["documents"][what]:
             out.print(f"{sign} {document}", markup=False)
-    layers = Table("layer", "change", "of the base weight")
+    layers = table("layer", "change", "of the base weight")
     for layer in found["layers"]:
         layers.add_row(layer["layer"], f"{layer['norm']:.4g}", f"{layer['relative']:.2%}")
-    probes = Table("probe", old, new, "change")
+    probes = table("probe", old, new, "change")
     for probe, seen in found["drift"].items():
         probes.add_row(probe, *("" if seen[k] is None else f"{seen[k]:.5f}" for k in ("from", "to", "change")))
-    out.print(layers)
-    out.print(probes)
+    print_wide(layers)
+    print_wide(probes)
 
 
 @app.command()
@@ -51,7 +50,7 @@ def rollback(
     version: str,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     expected: Annotated[str | None, typer.Option(help="Only if this is the version that answers now.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +69,7 @@ def collect(
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
     url: Url = LOCAL,
     api_key: Key = None,
-    namespace: str = "default",
+    namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
     """Drop old versions, and what nothing is made of any more."""

@@ -5,9 +5,9 @@ What a key does not see is answered exactly as what does not exist.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, get_args
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from fastapi.security import HTTPBearer
 
 from service.api_keys import ApiKey, Scope
@@ -17,8 +17,14 @@ from service.queue import unknown
 from service.routes.common import RuntimeOf
 from service.runtime import Runtime
 
+DEFAULT = "default"
+"""The namespace of who names none, and whose key is bound to none or several."""
 _bearer = HTTPBearer(auto_error=False, description="An API key, where the server asks for one.")
 """For the OpenAPI document only: the gate has read it before."""
+
+
+Named = Annotated[str | None, Query(min_length=1, description="None: the one that the key is bound to, else `default`.")]
+"""The namespace that a request names in its query."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,28 @@ class Access:
         """Those that are served, as far as the key may know."""
         return tuple(n for n in self.runtime.settings.namespaces if self.key.sees(n))
 
-    def check(self, namespace: str) -> None:
-        """Raises UnknownNamespace: it is not served, or not for this key."""
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """What the key may do. Metrics are of all namespaces, and not for a key that is bound to some."""
+        may = [scope for scope in get_args(Scope) if self.key.may(scope)]
+        return tuple(scope for scope in may if scope != "metrics" or self.key.namespaces is None)
+
+    @property
+    def own(self) -> str | None:
+        """The one namespace that the key is bound to; None: it sees all, or several."""
+        bound = self.key.namespaces or ()
+        return bound[0] if len(bound) == 1 else None
+
+    def namespace(self, named: str | None) -> str:
+        """The namespace that a request is about: the one that it names, else the key's own, else `default`.
+
+        Raises:
+            UnknownNamespace: it is not served, or not for this key.
+        """
+        namespace = (self.own or DEFAULT) if named is None else named
         if namespace not in self.namespaces:
             raise UnknownNamespace(namespace, self.namespaces)
+        return namespace
 
     async def job(self, job_id: str) -> Job:
         """A job of a namespace that the key sees. Raises UnknownJob."""

@@ -9,7 +9,7 @@ from adapters.memory import of_text
 from service.canaries import Canary
 from service.canary_watch import Asked, CanaryWatch
 from service.errors import UnknownCanary
-from service.routes.access import MayAdminister
+from service.routes.access import MayAdminister, Named
 from service.routes.common import RuntimeOf
 from service.schemas import CanariesIn
 
@@ -25,16 +25,16 @@ WatchOf = Annotated[CanaryWatch, Depends(_watch)]
 
 
 @router.get("/canaries")
-async def canaries(runtime: RuntimeOf, access: MayAdminister, namespace: str = "default") -> dict[str, Any]:
+async def canaries(runtime: RuntimeOf, access: MayAdminister, namespace: Named = None) -> dict[str, Any]:
     """All of them; `counts`: whether the served model has answered it so, and must not stop to."""
-    access.check(namespace)
+    namespace = access.namespace(namespace)
     return {"canaries": [_out(canary) for canary in await runtime.canaries.all(namespace)]}
 
 
 @router.post("/canaries")
 async def add(runtime: RuntimeOf, access: MayAdminister, watch: WatchOf, body: CanariesIn) -> dict[str, Any]:
     """Add some, or replace the answers of some, and ask all at once. `holds`: whether the live version answers so now."""
-    access.check(body.namespace)
+    namespace = access.namespace(body.namespace)
     base = runtime.base
 
     def check() -> list[Canary]:
@@ -42,11 +42,11 @@ async def add(runtime: RuntimeOf, access: MayAdminister, watch: WatchOf, body: C
             of_text(base, wanted.prompt, wanted.answer)
         return [Canary(wanted.prompt, wanted.answer) for wanted in body.canaries]
 
-    async with runtime.audit.of(access.key, "canaries.add", body.namespace) as ids:
+    async with runtime.audit.of(access.key, "canaries.add", namespace) as ids:
         added = await asyncio.to_thread(check)
         ids += [canary.id for canary in added]
-        await runtime.canaries.add(body.namespace, added)
-    asked = await watch.look(body.namespace)
+        await runtime.canaries.add(namespace, added)
+    asked = await watch.look(namespace)
     return {"canaries": [_asked_out(one) for one in asked]}
 
 
@@ -54,11 +54,11 @@ async def add(runtime: RuntimeOf, access: MayAdminister, watch: WatchOf, body: C
 async def remove(
     runtime: RuntimeOf,
     access: MayAdminister,
-    namespace: str = "default",
+    namespace: Named = None,
     canary_id: Annotated[str | None, Query(alias="id", max_length=64)] = None,
 ) -> dict[str, Any]:
     """Remove one, or all."""
-    access.check(namespace)
+    namespace = access.namespace(namespace)
     async with runtime.audit.of(access.key, "canaries.remove", namespace, canary_id or "all"):
         removed = await runtime.canaries.remove(namespace, canary_id)
         if canary_id is not None and not removed:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from service.routes.access import MayAdminister
+from service.routes.access import MayAdminister, Named
 from service.routes.common import RuntimeOf
 from service.schemas import job_out
 
@@ -14,10 +14,10 @@ router = APIRouter()
 
 @router.get("/dead-letters")
 async def dead_letters(
-    runtime: RuntimeOf, access: MayAdminister, namespace: str = "default", limit: Annotated[int, Query(ge=1, le=10_000)] = 100
+    runtime: RuntimeOf, access: MayAdminister, namespace: Named = None, limit: Annotated[int, Query(ge=1, le=10_000)] = 100
 ) -> dict[str, Any]:
     """The latest ones, newest first, with why each was given up."""
-    access.check(namespace)
+    namespace = access.namespace(namespace)
     found, total = await runtime.dead_letters.list(namespace, limit)
     return {"dead_letters": [asdict(letter) for letter in found], "total": total}
 

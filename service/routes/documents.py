@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from service.routes.access import MayAdminister, MayLearn
+from service.routes.access import MayAdminister, MayLearn, Named
 from service.routes.common import RuntimeOf, until_live
 from service.schemas import job_out
 
@@ -15,23 +15,23 @@ router = APIRouter()
 async def documents(
     runtime: RuntimeOf,
     access: MayLearn,
-    namespace: str = "default",
+    namespace: Named = None,
     offset: Annotated[int, Query(ge=0, lt=2**31)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """Ids, newest first."""
-    access.check(namespace)
+    namespace = access.namespace(namespace)
     found, total = await runtime.documents.ids(namespace, offset, limit)
     return {"documents": found, "total": total}
 
 
 @router.delete("/documents/{document_id}", status_code=202)
 async def forget(
-    runtime: RuntimeOf, access: MayAdminister, document_id: str, response: Response, namespace: str = "default",
+    runtime: RuntimeOf, access: MayAdminister, document_id: str, response: Response, namespace: Named = None,
     exact: bool = False, wait: Annotated[float, Query(ge=0, le=600)] = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Take a document back; with `exact`, by learning anew what came after it. With `wait`, as in POST /learn."""
-    access.check(namespace)
+    namespace = access.namespace(namespace)
     async with runtime.audit.of(access.key, "forget", namespace, document_id) as ids:
         job = await runtime.state.orders.forget(namespace, document_id, exact)
         ids.append(job.job_id)
@@ -45,7 +45,7 @@ async def forget(
 
 
 @router.get("/documents/{document_id}")
-async def document(runtime: RuntimeOf, access: MayLearn, document_id: str, namespace: str = "default") -> dict[str, Any]:
+async def document(runtime: RuntimeOf, access: MayLearn, document_id: str, namespace: Named = None) -> dict[str, Any]:
     """One document with its tokens' weights."""
-    access.check(namespace)
+    namespace = access.namespace(namespace)
     return await runtime.documents.read(namespace, document_id)

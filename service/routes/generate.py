@@ -28,13 +28,13 @@ async def generate(
     request: Request, runtime: RuntimeOf, access: MayGenerate, body: GenerateIn
 ) -> dict[str, Any] | StreamingResponse:
     """Text after a prompt; with `stream`, server-sent events of `{"text"}` and a last one with the whole answer's numbers."""
-    access.check(body.namespace)
-    record = runtime.ledger.resolve(body.namespace, body.version)
+    namespace = access.namespace(body.namespace)
+    record = runtime.ledger.resolve(namespace, body.version)
     prompt = await encode(runtime, body.prompt)
     most = body.max_new_tokens or min(DEFAULT_NEW_TOKENS, runtime.base.context - len(prompt))
     sampling = Sampling(body.temperature, body.top_p, body.top_k, body.seed)
     scored = 0 if body.explain else None  # which tokens were written is known of scored ones
-    wanted = Wanted(body.namespace, prompt, most, sampling, tuple(body.stop or ()), alternatives=scored)
+    wanted = Wanted(namespace, prompt, most, sampling, tuple(body.stop or ()), alternatives=scored)
     answer = await begin(runtime, record, wanted)
     if body.stream:
         return StreamingResponse(_events(runtime, answer, record), media_type="text/event-stream")

@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
 from adapters.views import question_form
+from infold import __version__
 from service.routes.access import MayMeasure
 from service.routes.common import RuntimeOf
 
@@ -30,11 +31,11 @@ async def readyz(runtime: RuntimeOf) -> dict[str, Any]:
         return JSONResponse({"status": "failed", "reason": str(runtime.failure)}, 503)  # type: ignore[return-value]
     if not runtime.engine.alive:
         return JSONResponse({"status": "failed", "reason": "the decoding thread has ended"}, 503)  # type: ignore[return-value]
-    base = runtime.base
+    shown = {"status": "ready", "model": runtime.settings.model_name}
     if runtime.learns_elsewhere:
-        return {"status": "ready", "model": base.source, "learning": "elsewhere", "scorer": "elsewhere"}
+        return shown | {"learning": "elsewhere", "scorer": "elsewhere"}
     scorer = {None: "pending", True: "trained", False: "none: surprise weights"}[runtime.scorer_trained]
-    return {"status": "ready", "model": base.source, "learning": runtime.scorer_trained is not None, "scorer": scorer}
+    return shown | {"learning": runtime.scorer_trained is not None, "scorer": scorer}
 
 
 @router.get("/version")
@@ -43,7 +44,7 @@ async def version(runtime: RuntimeOf) -> dict[str, Any]:
     base, template = runtime.base, runtime.template
     stop = [] if template.chat else list(template.view_stop)  # a chat ends its turns itself
     forms = {"question": question_form(base, template), "view": template.view_form, "stop": stop}
-    return {"version": "0.1.0", "model": base.source, "digest": base.digest, "forms": forms}
+    return {"version": __version__, "model": runtime.settings.model_name, "digest": base.digest, "forms": forms}
 
 
 @router.get("/metrics", response_class=Response)

@@ -1,13 +1,13 @@
-"""API keys: make one, see all, revoke one."""
+"""API keys: make one, see all, revoke one; and what one's own may do."""
 
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from service.api_keys import ApiKey
 from service.errors import InvalidRequest
-from service.routes.access import MayRule
+from service.routes.access import DEFAULT, Access, MayRule
 from service.routes.common import RuntimeOf
 from service.schemas import KeyIn
 
@@ -20,7 +20,7 @@ async def create(runtime: RuntimeOf, access: MayRule, body: KeyIn) -> dict[str, 
     if body.namespaces and "metrics" in body.scopes:
         raise InvalidRequest("metrics are of all namespaces: a key with that scope cannot be bound to some", param="scopes")
     for namespace in body.namespaces or ():
-        access.check(namespace)
+        access.namespace(namespace)
     async with runtime.audit.of(access.key, "keys.create", None) as ids:
         made, secret = await runtime.api_keys.create(body.name, body.scopes, body.namespaces, body.rate, body.max_body_bytes)
         ids.append(made.id)
@@ -39,6 +39,13 @@ async def revoke(runtime: RuntimeOf, access: MayRule, key_id: str) -> dict[str, 
     async with runtime.audit.of(access.key, "keys.revoke", None, key_id):
         await runtime.api_keys.revoke(key_id)
     return {"revoked": key_id}
+
+
+@router.get("/access")
+async def own(runtime: RuntimeOf, request: Request) -> dict[str, Any]:
+    """What the key of this request may do, in which namespaces, and which of them it means where none is named."""
+    access = Access(request.scope["api_key"], runtime)
+    return {"scopes": access.scopes, "namespaces": access.namespaces, "namespace": access.own or DEFAULT}
 
 
 def _out(key: ApiKey) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from service.errors import InvalidRequest, TooLarge
 from service.job import NewDocument
-from service.routes.access import MayGenerate, MayLearn
+from service.routes.access import Access, MayGenerate, MayLearn
 from service.routes.common import RuntimeOf, until_live
 from service.runtime import Runtime
 from service.schemas import DocumentIn, LearnIn, ScoreIn, job_out
@@ -28,8 +28,7 @@ async def learn(
 ) -> dict[str, Any]:
     """Accept documents; with `wait`, answer when they are live, or after so many seconds."""
     documents = body.listed()
-    namespace = _namespace(body, documents)
-    access.check(namespace)
+    namespace = _namespace(access, body, documents)
     key = (
         None
         if idempotency_key is None
@@ -92,8 +91,8 @@ async def score(runtime: RuntimeOf, _: MayGenerate, body: ScoreIn) -> dict[str, 
     return {"tokens": tokens, "scorer": "trained" if runtime.scorer_trained else "surprise"}
 
 
-def _namespace(body: LearnIn, documents: list[DocumentIn]) -> str:
-    named = {d.namespace or body.namespace or "default" for d in documents}
+def _namespace(access: Access, body: LearnIn, documents: list[DocumentIn]) -> str:
+    named = {access.namespace(body.namespace if d.namespace is None else d.namespace) for d in documents}
     if len(named) > 1:
         raise InvalidRequest("all documents of one request must go to one namespace", param="namespace")
     return named.pop()

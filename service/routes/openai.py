@@ -73,9 +73,8 @@ def find(access: Access, model: str) -> tuple[str, VersionRecord]:
     found = _SUFFIX.fullmatch(model[len(name) :]) if model.startswith(name) else None
     if found is None:
         raise UnknownModel(f"the model is {name!r}, or {name!r}:<namespace>@<version>; there is no {model!r}", param="model")
-    namespace = found["namespace"] or runtime.settings.namespaces[0]
     try:
-        access.check(namespace)
+        namespace = access.namespace(found["namespace"] or access.own or runtime.settings.namespaces[0])
         return namespace, runtime.ledger.resolve(namespace, found["version"])
     except ServiceError as error:
         raise UnknownModel(str(error), param="model") from error

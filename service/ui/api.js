@@ -4,6 +4,8 @@ import { askForKey, key } from "./key.js";
 
 const FINAL = ["succeeded", "rejected", "failed", "cancelled"];
 const RETRY_MS = 1500;
+const SLOWEST = 20;
+let slowed = { by: null, times: 1 };
 
 /** The server answered with an error. */
 export class Refused extends Error {
@@ -19,6 +21,9 @@ export class Away extends Error {
     super("the server does not answer");
   }
 }
+
+/** Milliseconds between looks that nobody has asked for: more once this key's requests were used up, so that some are left to its owner. */
+export const unhurried = (ms) => ms * (slowed.by === key() ? slowed.times : 1);
 
 export const get = (path, query = {}, more = {}) => json("GET", path, { query, ...more });
 export const post = (path, body) => json("POST", path, { body });
@@ -67,14 +72,15 @@ export async function follow(jobId, onEvent, signal) {
       if (!(error instanceof Away) && error.status !== 503) throw error;
       onEvent(null);
     }
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    await pause(RETRY_MS, signal);
   }
 }
 
-/** One call. A key is asked for when one is needed, unless the call is `quiet`: nobody waits for it. */
+/** One call. Unless it is `quiet`, which nobody waits for: a key is asked for when one is needed, and what only reads is read again when
+ *  the key has requests left again. */
 async function call(method, path, { query = {}, body, headers = {}, signal, quiet = false } = {}) {
   const url = new URL(path, document.baseURI);
-  url.search = new URLSearchParams(query);
+  url.search = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== null));
   const sent = { ...headers };
   if (body !== undefined) sent["content-type"] = "application/json";
   for (;;) {
@@ -84,9 +90,16 @@ async function call(method, path, { query = {}, body, headers = {}, signal, quie
     const answer = await unlessAway(fetch(url, options));
     if (answer.ok) return answer;
     const error = await refusal(answer);
-    if (error.status !== 401 || quiet) throw error;
-    if (key() === used && !(await askForKey(error.message))) throw error;
+    if (error.status === 429) slowed = { by: used, times: Math.min(SLOWEST, unhurried(2)) };
+    if (error.status === 429 && method === "GET" && !quiet) await pause(1000 * error.retryAfter, signal);
+    else if (error.status !== 401 || quiet) throw error;
+    else if (key() === used && !(await askForKey(error.message))) throw error;
   }
+}
+
+async function pause(ms, signal) {
+  await new Promise((resolve) => setTimeout(resolve, ms));
+  signal?.throwIfAborted();
 }
 
 async function refusal(answer) {

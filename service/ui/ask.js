@@ -3,7 +3,7 @@
 import { byId, element, replace, sendByKeyboard } from "./dom.js";
 import { number, seconds } from "./formats.js";
 import { generate } from "./generation.js";
-import { openDocument } from "./document.js";
+import { openButton } from "./document.js";
 import { announce, trying } from "./notices.js";
 import { asked, known, onChange } from "./store.js";
 
@@ -95,7 +95,7 @@ function sources(found, namespace) {
     element(
       "li",
       {},
-      element("button", { type: "button", class: "link", click: () => openDocument(document_id, namespace) }, document_id),
+      openButton(document_id, namespace),
       element("span", { class: "version" }, version),
       element("meter", { min: 0, max: most, value: score, "aria-hidden": "true" }),
       element("span", { class: "score" }, `${number(score)} nats`),

@@ -1,12 +1,12 @@
 // The documents of the namespace, newest first.
 
 import { get } from "./api.js";
-import { openDocument } from "./document.js";
+import { openButton } from "./document.js";
 import { byId, element, replace } from "./dom.js";
 import { forget } from "./forgetting.js";
 import { counted } from "./formats.js";
 import { trying } from "./notices.js";
-import { known, onChange } from "./store.js";
+import { known, may, onChange } from "./store.js";
 
 const PAGE = 10;
 let limit = PAGE;
@@ -19,7 +19,8 @@ export function start() {
   });
   onChange((changed) => {
     if (changed.includes("namespace")) limit = PAGE;
-    if (changed.includes("versions")) list();
+    if (changed.includes("scopes")) byId("documents-count").textContent = "";
+    if (changed.includes("versions") && may("learn") && (known.versions.length || !may("generate"))) list();
   });
 }
 
@@ -39,10 +40,10 @@ function row(id) {
   return element(
     "li",
     {},
-    element("button", { type: "button", class: "link", "data-key": `open ${id}`, click: () => openDocument(id, namespace) }, id),
-    element(
+    openButton(id, namespace),
+    may("admin") && element(
       "button",
-      { type: "button", class: "quiet", "data-key": `forget ${id}`, "aria-label": `Forget ${id}`, click: () => forget(id, namespace, false) },
+      { type: "button", class: "quiet", "data-key": `forget ${id}`, "aria-label": `Forget document ${id}`, click: () => forget(id, namespace, false) },
       "Forget",
     ),
   );

@@ -15,7 +15,8 @@ const WAYS = {
 /** Take it back, if that is confirmed. Resolves to whether it has begun; what becomes of it shows among the documents. */
 export async function forget(id, namespace, exact) {
   const action = exact ? "Forget exactly" : "Forget";
-  if (!(await confirmed({ title: `${action} ${id}?`, text: `${WAYS[exact]} This cannot be undone.`, action }))) return false;
+  const title = exact ? `Forget exactly: document ${id}` : `Forget document ${id}`;
+  if (!(await confirmed({ title, text: `${WAYS[exact]} This cannot be undone.`, action }))) return false;
   run(id, namespace, exact);
   return true;
 }

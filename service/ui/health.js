@@ -1,11 +1,11 @@
 // Health: the queue now, the drift of each version, and the seconds that learning took.
 
-import { get, text } from "./api.js";
+import { get, text, unhurried } from "./api.js";
 import { bars, chart, line } from "./charts.js";
 import { byId, element } from "./dom.js";
 import { seconds } from "./formats.js";
 import { samples } from "./metrics.js";
-import { known, onChange } from "./store.js";
+import { known, may, onChange } from "./store.js";
 
 const SHOWN = 60;
 const TIMED = 30;
@@ -26,7 +26,7 @@ export function start() {
     if (!changed.includes("versions") && !changed.includes("live")) return;
     const measured = known.versions.filter((version) => version.drift).slice(-SHOWN);
     drift(measured.map(({ version, drift: found }) => ({ name: version, value: found.kl, marked: version === known.live })));
-    timed().then((columns) => {
+    if (may("learn")) timed().then((columns) => {
       if (!columns) return;
       times(columns);
       byId("seconds-legend").hidden = !columns.length;
@@ -54,12 +54,13 @@ async function timed() {
 
 /** What waits now, from the metrics; nothing where this key may not read them. */
 async function queue() {
-  if (!document.hidden && known.namespace) {
+  if (!may("metrics")) byId("queue").hidden = true;
+  else if (!document.hidden) {
     const found = await text("metrics", { quiet: true }).then(samples).catch(() => null);
     byId("queue").hidden = !found;
     if (found) byId("queue").replaceChildren(...tiles(found));
   }
-  setTimeout(queue, QUEUE_MS);
+  setTimeout(queue, unhurried(QUEUE_MS));
 }
 
 function tiles(found) {

@@ -3,6 +3,7 @@
 import { byId, element } from "./dom.js";
 
 const NAME = "infold-key";
+const SENDABLE = { pattern: "\\s*[!-~]+\\s*", title: "Letters, digits and signs of ASCII, without spaces" };
 let asking = null;
 
 /** The key, or null. */
@@ -16,7 +17,7 @@ export function askForKey(reason) {
 
 function dialog(reason) {
   return new Promise((resolve) => {
-    const field = element("input", { id: "key", type: "password", autocomplete: "off", required: true, spellcheck: "false" });
+    const field = element("input", { id: "key", type: "password", autocomplete: "off", required: true, spellcheck: "false", ...SENDABLE });
     const form = element(
       "form",
       {

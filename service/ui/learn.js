@@ -7,7 +7,7 @@ import { nextExample } from "./examples.js";
 import { announce, trying } from "./notices.js";
 import { numbers, verdict } from "./report.js";
 import { Stages } from "./stages.js";
-import { known, onChange, parted, refresh, versionNamed } from "./store.js";
+import { known, may, onChange, parted, refresh, versionNamed } from "./store.js";
 import { weighed } from "./tokens.js";
 
 let abort = new AbortController();
@@ -51,15 +51,17 @@ async function learn(text, question) {
 
 /** What was made of it. */
 async function show(job, question, signal) {
-  const { kind, text } = verdict(job, job.namespace === known.namespace ? known.live : job.version);
+  const { kind, text } = verdict(job, job.namespace === known.namespace ? known.live ?? job.version : job.version);
   const [parent, document] = await Promise.all([before(job), get(`documents/${segment(job.document_id)}`, { namespace: job.namespace })]);
   if (signal.aborted) return;
   const versions = parent && { namespace: job.namespace, before: parent, after: job.version, signal };
+  const warnings = job.report?.warnings ?? [];
   const place = byId("result");
   const answers = element("div", { class: "answers" });
   place.replaceChildren(
     ...[
       element("p", { class: `verdict ${kind}` }, text),
+      warnings.length && element("ul", { class: "warnings", "aria-label": "Warnings" }, warnings.map((warning) => element("li", {}, warning))),
       versions && element("section", { "aria-label": "Before and after" }, element("h3", {}, "Before and after"), answers),
       job.report?.views.length && section("What it wrote", views(job.report.views, versions, answers)),
       document.tokens.length && section("What it read", weighed(document.tokens)),
@@ -67,16 +69,16 @@ async function show(job, question, signal) {
     ].filter(Boolean),
   );
   place.hidden = false;
-  announce(text);
+  announce([text, ...warnings].join(" "));
   const first = question || job.report?.views.map(parted).find(Boolean)?.question;
   if (versions && first) await compare(answers, first, versions);
 }
 
 const section = (title, content) => element("section", {}, element("h3", {}, title), content);
 
-/** The version that the document was learned on top of; null if nothing was learned. */
+/** The version that the document was learned on top of; null if nothing was learned, or nobody may ask. */
 async function before(job) {
-  if (job.status !== "succeeded" || !job.report?.folds.length) return null;
+  if (!may("generate") || job.status !== "succeeded" || !job.report?.folds.length) return null;
   const version = versionNamed(job.version) || (await get(`versions/${segment(job.version)}`, { namespace: job.namespace }));
   return version.parent || "v0";
 }

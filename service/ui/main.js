@@ -6,14 +6,21 @@ import * as documents from "./documents.js";
 import { byId, element } from "./dom.js";
 import * as health from "./health.js";
 import * as learn from "./learn.js";
-import { change, known, onChange } from "./store.js";
+import { change, known, may, onChange } from "./store.js";
 import * as versions from "./versions.js";
 
 onChange((changed) => {
   if (changed.includes("model")) byId("model").textContent = known.model;
   if (changed.includes("live")) byId("live").textContent = known.live || "…";
+  if (changed.includes("scopes")) offer();
   if (changed.includes("namespaces") || changed.includes("namespace")) chooser();
 });
+
+/** What the key may not do is not offered, and said. */
+function offer() {
+  for (const place of document.querySelectorAll("[data-needs]")) place.hidden = !place.dataset.needs.split(" ").every(may);
+  for (const place of document.querySelectorAll("[data-lacks]")) place.hidden = may(place.dataset.lacks);
+}
 
 function chooser() {
   const place = byId("namespace");

@@ -7,6 +7,7 @@ const told = new EventTarget();
 export const known = {
   namespace: new URLSearchParams(location.search).get("namespace"),
   namespaces: [],
+  scopes: [],
   model: "",
   context: 0,
   live: null,
@@ -26,8 +27,12 @@ export function change(fields) {
   if (changed.length) told.dispatchEvent(new CustomEvent("change", { detail: changed }));
 }
 
-/** Read the versions of the namespace again. */
+/** Whether the key may do what needs this scope. */
+export const may = (scope) => known.scopes.includes(scope);
+
+/** Read the versions of the namespace again, if the key may. */
 export async function refresh(more = {}) {
+  if (!may("generate")) return change({ versions: [] });
   const { namespace } = known;
   const { versions } = await get("versions", { namespace }, more);
   if (namespace !== known.namespace) return;

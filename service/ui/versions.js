@@ -2,11 +2,11 @@
 
 import { post } from "./api.js";
 import { confirmed } from "./confirm.js";
-import { openDocument } from "./document.js";
+import { openButton } from "./document.js";
 import { byId, element, replace } from "./dom.js";
 import { ago, bytes, counted, moment, number } from "./formats.js";
 import { announce, trying } from "./notices.js";
-import { known, onChange, refresh } from "./store.js";
+import { known, may, onChange, refresh } from "./store.js";
 
 const PAGE = 12;
 let limit = PAGE;
@@ -27,7 +27,7 @@ function show() {
   const newest = known.versions.slice(-limit).reverse();
   const live = known.versions.find(({ version }) => version === known.live);
   const rows = newest.includes(live) || !live ? newest : [...newest, live];
-  byId("versions-count").textContent = counted(known.versions.length, "version");
+  byId("versions-count").textContent = may("generate") ? counted(known.versions.length, "version") : "";
   byId("more-versions").hidden = limit >= known.versions.length;
   replace(byId("timeline"), rows.map(row));
 }
@@ -35,9 +35,7 @@ function show() {
 function row(version) {
   const live = version.version === known.live;
   const parts = [version.drift && `drift ${number(version.drift.kl)}`, version.bytes && bytes(version.bytes)].filter(Boolean);
-  const what = version.documents.map((id) =>
-    element("button", { type: "button", class: "link", "data-key": `${version.version} ${id}`, click: () => openDocument(id, known.namespace) }, id),
-  );
+  const what = version.documents.map((id) => openButton(id, known.namespace, `${version.version} ${id}`));
   const nothing = version.version === "v0" ? "the base model" : "a document taken back";
   const when = version.created_at > 0 && element("time", { title: moment(version.created_at) }, ago(version.created_at));
   return element(
@@ -46,16 +44,17 @@ function row(version) {
     element("span", { class: "name" }, element("strong", { class: "version" }, version.version), live && element("span", { class: "badge" }, "live")),
     element("span", { class: "what" }, what.length ? what : nothing),
     element("span", { class: "facts" }, [parts.join(" · "), parts.length && when ? " · " : "", when]),
-    !live && goButton(version.version),
+    !live && may("admin") && goButton(version.version),
   );
 }
 
 function goButton(name) {
-  const label = `Make ${name} the version that answers`;
+  const earlier = Number(name.slice(1)) < Number(known.live.slice(1));
+  const label = earlier ? `Roll back to version ${name}` : `Make live version ${name}`;
   return element(
     "button",
     { type: "button", class: "quiet go", "data-key": `go ${name}`, "aria-label": label, click: () => go(name) },
-    Number(name.slice(1)) < Number(known.live.slice(1)) ? "Roll back" : "Make live",
+    earlier ? "Roll back" : "Make live",
   );
 }
 
@@ -63,7 +62,7 @@ function goButton(name) {
 async function go(to) {
   const { namespace, live: expected } = known;
   const text = `Answers come from ${to} at once, instead of ${expected}. No version is lost: you can come back.`;
-  if (!(await confirmed({ title: `Answer from ${to}?`, text, action: `Answer from ${to}` }))) return;
+  if (!(await confirmed({ title: `Answer from ${to}`, text, action: `Answer from ${to}` }))) return;
   const moved = await trying(byId("versions-problem"), () => post("versions/rollback", { to, expected, namespace }));
   await refresh().catch(() => {}); // where it has moved to, if it has
   if (moved) announce(`${to} answers now.`);

@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
 from benchmarks.learning.ground import Ground
 from benchmarks.learning.lama import Row, UnreadableSet, read_lama, read_rows
@@ -29,6 +30,7 @@ from benchmarks.learning.lama_ckl import (
     tailored,
 )
 from benchmarks.learning.methods import METHODS
+from service.cli import app
 
 NEW = {"Mira Holm": "Oslo", "Zelkan Ottimar": "Bergen", "Anna Berg": "Graz", "Tomas Reed": "Porto"}
 KNOWN = {"Lucie Martin": "Ghent", "Jon Vik": "Lund", "Ola Strand": "Turin", "Per Lind": "Lyon"}
@@ -262,6 +264,16 @@ def test_a_method_that_shows_a_document_does_so_only_where_it_has_one(publish: P
         method.learn(documents(lama, ground.base, 512, oracle=True)[0])
         assert (new.evidence in as_asked(method, new.prompts["descriptive"])) is (name == "in-context")
         assert as_asked(method, known) == known
+
+
+def test_the_command_prints_its_result_as_json_and_nothing_else(publish: Publish, model_directory: Path, tmp_path: Path) -> None:
+    """Progress goes to standard error."""
+    words = ["bench", "lama-ckl", str(publish()), "--methods", "fine-tuning", "--model", str(model_directory), "--epochs", "1"]
+    result = CliRunner().invoke(app, [*words, "--cache", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.output
+    [found] = json.loads(result.stdout)
+    assert found["run"]["method"] == "fine-tuning"
+    assert len(found["curve"]) == 2, "before, and after the one epoch"
 
 
 def test_tailored_rows_are_all_wrong_or_all_right_before(publish: Publish, ground: Ground) -> None:

@@ -44,7 +44,7 @@ NEEDS: dict[str, dict[str, str]] = {
     "/metrics": {"GET": "metrics"},
 }
 OPEN = {"/healthz", "/readyz"}
-ANY_KEY = {"/version"}
+ANY_KEY = {"/version", "/access"}
 EVERYWHERE = {"/keys", "/keys/{key_id}", "/metrics"}
 """Of the server as a whole: not for keys that are bound to namespaces."""
 
@@ -98,7 +98,7 @@ def test_without_a_key_or_with_a_wrong_one_nothing_is_answered_but_health(guarde
                 answer = ask(client, method, path)
                 refused(answer, 401, "invalid_api_key")
                 assert answer.headers["www-authenticate"] == "Bearer"
-            for path in ("/version", "/openapi.json", "/nothing/here", "/docs"):
+            for path in ("/version", "/access", "/openapi.json", "/nothing/here", "/docs"):
                 refused(client.get(path), 401, "invalid_api_key")
             for path in OPEN:
                 assert client.get(path).status_code == 200
@@ -240,6 +240,50 @@ def test_what_is_another_tenants_is_answered_as_what_does_not_exist(
     own = client_of("admin", namespaces=["acme"])
     assert own.live("acme") == of_acme["version"]
     assert own.get("/documents", params={"namespace": "acme"}).json()["total"] >= 1
+
+
+def test_who_names_no_namespace_means_the_one_of_its_key(client_of: ClientOf, guarded: ThreadServer, facts: list[Taught]) -> None:
+    """Wherever a namespace may be named; a key that is bound to several, or to none, means `default`."""
+    own = client_of("admin", namespaces=["spare"])
+    job = own.learned(text=facts[9].text)
+    assert job["namespace"] == "spare"
+    live = own.live("spare")
+    assert own.generate("Q: Who? A:")["version"] == live != "v0"
+    assert job["document_id"] in own.get("/documents").json()["documents"]
+    assert own.get(f"/documents/{job['document_id']}").json()["namespace"] == "spare"
+    assert own.get("/versions").json()["versions"] == own.versions("spare")
+    for path in ("/versions/diff?from=v0&to=v0", "/canaries", "/dead-letters", "/audit"):
+        assert own.get(path).status_code == 200, path
+    for path, body in (("/versions/rollback", {"to": live}), ("/versions/collect", {"keep": 9, "dry_run": True})):
+        assert own.post(path, json=body).status_code == 200, path
+    completion = own.post("/v1/completions", json={"model": "infold-demo", "prompt": "Q: Who? A:", "max_tokens": 1}).json()
+    assert completion["weight_version"] == live
+    several = client_of("admin", namespaces=["acme", "globex"])
+    refused(several.post("/learn", json={"text": "The sky is green."}), 404, "unknown_namespace")
+    assert client_of("generate").generate("Q: Who? A:")["version"] == guarded.http.live("default")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/learn", {"text": "The sky is green.", "namespace": ""}),
+        ("POST", "/learn", {"documents": [{"text": "The sky is green.", "namespace": ""}]}),
+        ("POST", "/generate", {"prompt": "Q: Who? A:", "namespace": ""}),
+        ("GET", "/documents?namespace=", None),
+    ],
+)
+def test_an_empty_name_is_no_namespace(http: Http, method: str, path: str, body: dict[str, Any] | None) -> None:
+    assert "namespace" in str(refused(http.request(method, path, json=body), 400, "invalid_request")["param"])
+
+
+def test_a_key_can_ask_what_it_may_do_and_where(client_of: ClientOf, guarded: ThreadServer, http: Http) -> None:
+    everywhere = ["default", "acme", "globex", "spare"]
+    everything = {"scopes": list(SCOPES), "namespaces": everywhere, "namespace": "default"}
+    assert guarded.http.get("/access").json() == everything
+    assert client_of("learn").get("/access").json() == {"scopes": ["learn"], "namespaces": everywhere, "namespace": "default"}
+    bound = client_of("admin", namespaces=["acme"]).get("/access").json()
+    assert bound == {"scopes": ["generate", "learn", "admin"], "namespaces": ["acme"], "namespace": "acme"}
+    assert http.get("/access").json()["scopes"] == list(SCOPES), "anybody, where there are no keys"
 
 
 def test_no_list_and_no_error_names_another_tenant(client_of: ClientOf, of_acme: dict[str, str]) -> None:

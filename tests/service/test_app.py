@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -64,6 +65,7 @@ def test_the_report_says_what_happened(learned: Learnt) -> None:
     assert all(fold["loss_after"] < fold["loss_before"] for fold in report["folds"])
     assert report["drift"]["kl"] >= 0
     assert report["rejection"] is None
+    assert report["warnings"] == []
 
 
 def test_without_wait_the_job_is_accepted_and_can_be_followed(http: Http, namespace: str, facts: list[Taught]) -> None:
@@ -751,9 +753,25 @@ def test_the_server_says_that_it_is_alive_ready_and_what_it_is(http: Http, serve
     ready = http.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["status"] == "ready"
+    assert ready.json()["model"] == http.get("/v1/models").json()["data"][0]["root"] == "infold-demo", "a name, never a path"
     version = http.get("/version").json()
+    assert (version["version"], version["model"]) == (metadata.version("infold"), "infold-demo")
     assert version["digest"] == server.runtime.base.digest
     assert version["forms"] == {"question": "Q: {question} A:", "view": "Q: {question} A: {answer}", "stop": [".", " Q:"]}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/version", "/v1/models", "/metrics", "/"])
+def test_a_probe_may_ask_without_wanting_the_body(http: Http, path: str) -> None:
+    """HEAD is GET without the body, on a connection that goes on."""
+    asked = http.head(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-type"] == http.get(path).headers["content-type"]
+    refused(http.get("/generate"), 405)
+    assert http.head("/generate").status_code == 405
+
+
+def test_asking_for_the_head_of_a_stream_ends(http: Http, learned: Learnt) -> None:
+    assert http.head(f"/learn/{learned[1]['job_id']}/events").status_code == 200
 
 
 def test_it_stays_ready_while_it_learns(server: ThreadServer, http: Http, namespace: str, facts: list[Taught]) -> None:

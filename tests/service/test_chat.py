@@ -40,10 +40,10 @@ def test_the_conversation_so_far_is_told() -> None:
         return b"data: " + json.dumps({"weight_version": "v7", "choices": [choice]}).encode() + b"\n\n"
 
     events = (200, chunk("Ber") + chunk("gen", "stop") + b"data: [DONE]\n\n", {"Content-Type": "text/event-stream"})
-    with scripted(ok({"data": [{"id": "m"}]}), events) as script:
+    with scripted(ok({"data": [{"id": "m:other"}]}), ok({"namespace": "own"}), events) as script:
         said = run_alone("chat", "--system", "Be brief.", "--url", script.url, stdin="One?\nTwo?\n")
     assert (said.exit_code, said.stdout) == (0, "Bergen\nBergen\n")
-    assert script.asked[-1].body["model"] == "m:default"
+    assert script.asked[-1].body["model"] == "m:own"
     assert [turn["content"] for turn in script.asked[-1].body["messages"]] == ["Be brief.", "One?", "Bergen", "Two?"]
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -254,11 +255,18 @@ def test_whatever_prints_results_can_print_json() -> None:
             yield from leaves(command) if hasattr(command, "commands") else [(name, command)]
 
     top = get_command(app)
-    top.commands = {name: command for name, command in top.commands.items() if name not in ("serve", "worker", "bench")}  # type: ignore[attr-defined]
+    top.commands = {name: command for name, command in top.commands.items() if name not in ("serve", "worker")}  # type: ignore[attr-defined]
     without = [name for name, command in leaves(top) if not any("--json" in option.opts for option in command.params)]
     assert without == []
-    talking = [command for name, command in leaves(top) if name not in ("doctor", "train-scorer")]
+    alone = {"doctor", "train-scorer", *get_command(app).commands["bench"].commands}  # type: ignore[attr-defined]
+    talking = [command for name, command in leaves(top) if name not in alone]
     assert all(any("--api-key" in option.opts for option in command.params) for command in talking)
+
+
+def test_it_says_which_version_it_is() -> None:
+    """That of the package's metadata, as the server does."""
+    said = run_alone("--version")
+    assert (said.exit_code, said.stdout) == (0, f"infold {metadata.version('infold')}\n")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -75,14 +75,16 @@ async def test_documents_are_listed_newest_first_in_pages(documents: Documents, 
     assert await documents.ids(OTHER, 0, 10) == ([], 0)
 
 
-@pytest.mark.parametrize("status", ["succeeded", "rejected"])
-async def test_a_document_that_changed_nothing_shows_how_it_was_read(documents: Documents, queue: JobQueue, status: str) -> None:
+@pytest.mark.parametrize(("status", "version"), [("succeeded", "v0"), ("rejected", None)])
+async def test_a_document_that_changed_nothing_shows_how_it_was_read_and_which_version_knew_it(
+    documents: Documents, queue: JobQueue, status: str, version: str | None
+) -> None:
     claim = await claimed(queue)
     for _ in range(2):  # the answer to the first may have been lost
         await documents.came_to_nothing(claim, status, BASE_RECORD, {"views": []}, TOKENS)
     found, job = await documents.read(NS, "doc"), await queue.read(claim.job.job_id)
-    assert (found["version"], len(found["tokens"])) == ("v0", 2)
-    assert (job.status, job.version, job.report) == (status, "v0", {"views": []})
+    assert (found["version"], len(found["tokens"])) == (version, 2)
+    assert (job.status, job.version, job.report) == (status, version, {"views": []})
     seen = [event[1]["status"] async for event in queue.follow(job.job_id) if event is not None]
     assert seen == ["queued", "running", status]
 

@@ -53,6 +53,13 @@ def test_pdf_is_the_text_of_its_pages(name: str) -> None:
     assert text_of(name, pdf("Maria Okafor lives in Bergen.")).strip() == "Maria Okafor lives in Bergen."
 
 
+def test_a_damaged_pdf_that_can_be_read_is_read_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    """What its library thinks of it names no file, and would stand in the middle of a terminal."""
+    damaged = pdf("Maria Okafor lives in Bergen.").replace(b"startxref\n", b"startxref\n9")
+    assert text_of("a.pdf", damaged).strip() == "Maria Okafor lives in Bergen."
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(
     ("name", "raw", "reason"),
     [

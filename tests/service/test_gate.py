@@ -1,5 +1,6 @@
 """Who comes in: never open where others can reach it, rates and sizes of keys, what every answer tells browsers."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from conftest import ADMIN_KEY
 from serving import Http, ThreadServer, refused
 from typer.testing import CliRunner
 
+from infold import Client
+from service.cli import _greet
 from service.cli import app as cli
 from service.errors import InvalidSettings
 from service.gate import check_exposure
@@ -134,7 +137,31 @@ def test_commands_send_the_key_of_the_environment(guarded: ThreadServer, monkeyp
     assert secret.startswith("infold_")
     with Http(guarded.url, secret) as client:
         assert client.get("/documents", params={"namespace": "acme"}).status_code == 200
-        assert key_id in run("keys", "list")
+        monkeypatch.setenv("COLUMNS", "40")
+        [row] = [line for line in run("keys", "list").splitlines() if key_id in line]
+        assert "learn, generate" in row, "nobody cuts off what goes into a pipe"
         assert secret not in run("keys", "list", "--json")
         run("keys", "revoke", key_id)
         assert client.get("/documents", params={"namespace": "acme"}).status_code == 401
+
+
+def test_commands_and_the_client_need_no_namespace_with_a_bound_key(guarded: ThreadServer, client_of: ClientOf) -> None:
+    secret = client_of("generate", "learn", namespaces=["spare"]).headers["authorization"].split()[1]
+    ours = ["--url", guarded.url, "--api-key", secret]
+    status = CliRunner().invoke(cli, ["status", "--json", *ours])
+    assert json.loads(status.stdout)["namespace"] == "spare", status.output
+    for words in (["ask", "Q: Who?", "--max-new-tokens", "1"], ["versions"], ["chat", "--max-tokens", "1"]):
+        found = CliRunner().invoke(cli, [*words, *ours], input="Who?\n")
+        assert found.exit_code == 0, found.output
+    with Client(guarded.url, api_key=secret) as client:
+        assert client.access() == {"scopes": ["generate", "learn"], "namespaces": ["spare"], "namespace": "spare"}
+        assert client.documents().total == client.documents(namespace="spare").total
+
+
+def test_what_a_server_with_keys_proposes_sends_one(capsys: pytest.CaptureFixture[str]) -> None:
+    _greet(Settings(admin_key=ADMIN_KEY))
+    proposed = capsys.readouterr().err
+    assert proposed.count("$INFOLD_ADMIN_KEY") == 2
+    assert ADMIN_KEY not in proposed
+    _greet(Settings())
+    assert "INFOLD_ADMIN_KEY" not in capsys.readouterr().err

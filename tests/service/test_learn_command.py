@@ -56,6 +56,15 @@ def test_a_folder_is_learned_and_later_only_what_has_changed(run: Run, tmp_path:
     assert json.loads(run("status", "--json").stdout)["documents"] == 4
 
 
+def test_a_document_that_contradicts_itself_is_learned_with_a_warning(run: Run) -> None:
+    text = "Elsa Quint works as a carpenter. The shops were closed. Elsa Quint works as a baker."
+    taught = run("learn", "-", stdin=text)
+    assert taught.exit_code == 0, taught.output
+    [warning] = [line for line in taught.stdout.splitlines() if line.startswith("  warning: ")]
+    for said in ("Elsa Quint", "carpenter", "baker"):
+        assert said in warning
+
+
 def test_a_full_queue_and_a_server_that_comes_back_are_waited_for(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A text.")
     queued = ok({"jobs": [{"job_id": "job-1", "document_id": "a.txt", "status": "queued"}]})

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import NAMESPACES, Taught, learn_one
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from serving import Http, ThreadServer, eventually, refused
 
 CHROMIUM = shutil.which("chromium")
@@ -62,9 +62,15 @@ def open_page(browser: Browser, server: ThreadServer) -> Iterator[OpenPage]:
     contexts: list[BrowserContext] = []
     requests: list[str] = []
     complaints: list[str] = []
+    addresses: set[str] = set()
 
     def build(
-        namespace: str, size: Any = WIDE, scheme: Any = "light", expects_errors: bool = False, before: Any = lambda _: None
+        namespace: str | None,
+        size: Any = WIDE,
+        scheme: Any = "light",
+        expects_errors: bool = False,
+        before: Any = lambda _: None,
+        url: str = server.url,
     ) -> Page:
         context = browser.new_context(viewport=size, color_scheme=scheme)
         context.set_default_timeout(LONGEST_MS)
@@ -80,7 +86,8 @@ def open_page(browser: Browser, server: ThreadServer) -> Iterator[OpenPage]:
 
         page.on("console", listen)
         before(page)
-        page.goto(f"{server.url}/?namespace={namespace}")
+        addresses.add(urlsplit(url).netloc)
+        page.goto(f"{url}/" if namespace is None else f"{url}/?namespace={namespace}")
         return page
 
     expect.set_options(timeout=LONGEST_MS)
@@ -88,7 +95,7 @@ def open_page(browser: Browser, server: ThreadServer) -> Iterator[OpenPage]:
     for context in contexts:
         context.close()
     assert complaints == []
-    assert {urlsplit(url).netloc for url in requests} == {urlsplit(server.url).netloc}
+    assert {urlsplit(url).netloc for url in requests} == addresses
 
 
 def connected(page: Page) -> Page:
@@ -99,7 +106,7 @@ def connected(page: Page) -> Page:
 def teach(page: Page, text: str, question: str = "") -> None:
     page.get_by_label("Document", exact=True).fill(text)
     page.get_by_label("Question to ask before and after").fill(question)
-    page.get_by_role("button", name="Learn").click()
+    page.get_by_role("button", name="Learn the document").click()
 
 
 def asked(fact: Taught) -> str:
@@ -146,7 +153,7 @@ def test_an_answer_is_streamed_with_its_version_and_its_sources_which_open(open_
     namespace, fact, job = shown
     page = connected(open_page(namespace))
     page.get_by_label("Question", exact=True).fill(asked(fact))
-    page.get_by_role("button", name="Ask", exact=True).click()
+    page.get_by_role("button", name="Ask the question").click()
     expect(page.locator("#answer .written")).to_have_text(fact.answer.strip(" ."))
     expect(page.locator("#answer .facts .version")).to_have_text(job["version"])
     page.locator(".sources button").first.click()
@@ -154,19 +161,19 @@ def test_an_answer_is_streamed_with_its_version_and_its_sources_which_open(open_
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
     page.get_by_label("Version", exact=True).select_option("v0")
-    page.get_by_role("button", name="Ask", exact=True).click()
+    page.get_by_role("button", name="Ask the question").click()
     expect(page.locator("#answer")).to_contain_text("the base model's own")
 
 
 def test_a_version_is_gone_back_to_once_that_is_confirmed(open_page: OpenPage, http: Http, shown: Shown) -> None:
     namespace, _, job = shown
     page = connected(open_page(namespace))
-    back = page.get_by_role("button", name="Make v0 the version that answers")
+    back = page.get_by_role("button", name="Roll back to version v0")
     back.click()
-    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel: Answer from v0").click()
     assert http.live(namespace) == job["version"]
     back.click()
-    page.get_by_role("button", name="Answer from v0").click()
+    page.get_by_role("dialog").get_by_role("button", name="Answer from v0", exact=True).click()
     expect(page.locator("#live")).to_have_text("v0")
     expect(page.locator(".timeline .live")).to_contain_text("the base model")
     assert http.live(namespace) == "v0"
@@ -177,8 +184,8 @@ def test_a_version_is_gone_back_to_once_that_is_confirmed(open_page: OpenPage, h
 def test_a_document_is_forgotten_once_that_is_confirmed(open_page: OpenPage, http: Http, namespace: str, learned: Learnt) -> None:
     _, job = learned
     page = connected(open_page(namespace))
-    page.get_by_role("button", name=f"Forget {job['document_id']}").click()
-    page.get_by_role("button", name="Forget", exact=True).click()
+    for place in (page, page.get_by_role("dialog")):
+        place.get_by_role("button", name=f"Forget document {job['document_id']}", exact=True).click()
     expect(page.locator("#forgetting")).to_contain_text("is forgotten")
     expect(page.locator("#shelf")).to_have_text("Nothing has been learned here.")
     assert http.get("/documents", params={"namespace": namespace}).json()["total"] == 0
@@ -209,6 +216,15 @@ def test_a_rejected_document_is_shown_with_the_reason_of_the_guard(
     teach(page, facts[0].text)
     expect(page.locator(".verdict.bad")).to_contain_text("Rejected by the guard: drift of this update")
     expect(page.locator(".stages .stopped")).to_have_text("Guard")
+    page.locator("#shelf button").first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("rejected by the guard")
+
+
+def test_a_document_that_contradicts_itself_is_shown_with_a_warning(open_page: OpenPage, namespace: str) -> None:
+    page = connected(open_page(namespace))
+    teach(page, "Elsa Quint works as a carpenter. The shops were closed. Elsa Quint works as a baker.")
+    expect(page.locator(".verdict")).to_contain_text("answers now")
+    expect(page.locator(".warnings li")).to_contain_text("carpenter")
 
 
 def test_a_server_that_is_away_is_said_to_be_and_the_page_comes_back_by_itself(open_page: OpenPage, shown: Shown) -> None:
@@ -222,30 +238,6 @@ def test_a_server_that_is_away_is_said_to_be_and_the_page_comes_back_by_itself(o
     page.context.set_offline(False)
     connected(page)
     expect(page.locator("#banner")).to_be_hidden()
-
-
-def test_a_key_is_asked_for_when_one_is_wanted_and_sent_from_then_on(open_page: OpenPage, shown: Shown) -> None:
-    """With a guard in front of the real server that wants one."""
-    namespace = shown[0]
-    wanted = {"error": {"message": "give an API key", "type": "authentication_error", "param": None, "code": "invalid_api_key"}}
-
-    def guarded(route: Route) -> None:
-        if route.request.resource_type == "fetch" and route.request.headers.get("authorization") != "Bearer right":
-            route.fulfill(status=401, json=wanted)
-        else:
-            route.continue_()
-
-    page = open_page(namespace, expects_errors=True, before=lambda page: page.route("**/*", guarded))
-    expect(page.get_by_role("dialog")).to_contain_text("give an API key")
-    page.keyboard.press("Escape")
-    expect(page.locator("#connection")).to_have_text("key needed")
-    page.get_by_role("button", name="Enter a key").click()
-    for key in ("wrong", "right"):
-        expect(page.locator("#key")).to_be_empty()
-        page.locator("#key").fill(key)
-        page.keyboard.press("Enter")
-    connected(page)
-    assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 1, ""]
 
 
 def test_everything_works_by_keyboard_and_the_focus_is_always_seen(open_page: OpenPage, http: Http, shown: Shown) -> None:
@@ -315,6 +307,29 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(open_page: OpenPage,
     page.locator("#shelf button").first.click()
     expect(page.get_by_role("dialog")).to_contain_text("Accepted")
     assert page.evaluate("document.scrollingElement.scrollWidth") <= PHONE["width"]
+
+
+def test_every_button_has_a_name_of_its_own_that_begins_with_what_it_shows(open_page: OpenPage, shown: Shown) -> None:
+    """And so says what it acts on to those who do not see where it stands."""
+    namespace, fact, job = shown
+    page = connected(open_page(namespace))
+    teach(page, fact.text)
+    expect(page.locator(".views button").first).to_be_visible()
+    page.get_by_label("Question", exact=True).fill(asked(fact))
+    page.get_by_role("button", name="Ask the question").click()
+    expect(page.locator(".sources button").first).to_be_visible()
+    expect(page.locator("#shelf button").first).to_be_visible()
+    for opens in (None, f"Open document {job['document_id']}"):
+        if opens:
+            page.get_by_role("button", name=opens).first.click()
+        found = page.get_by_role("dialog" if opens else "document").get_by_role("button").all()
+        names = [(str(b.text_content()).strip(), b.get_attribute("aria-label") or str(b.text_content()).strip()) for b in found]
+        assert len(names) > 2
+        for text, name in names:
+            assert text in name
+            assert len(name.split()) > 1, name
+        actions = [name for text, name in names if not name.startswith("Open document")]
+        assert len(set(actions)) == len(actions)
 
 
 def test_texts_of_users_are_shown_as_they_are(open_page: OpenPage, namespace: str) -> None:

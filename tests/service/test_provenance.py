@@ -125,7 +125,7 @@ def test_what_was_rejected_because_of_a_forgotten_document_is_learned_by_itself(
     added = http.post("/canaries", json={"canaries": [canary], "namespace": namespace}).raise_for_status().json()["canaries"]
     assert [one["counts"] for one in added] == [True]
     rejected = learn(http, namespace, other=other)["other"]
-    assert (rejected["status"], rejected["version"]) == ("rejected", "v1")
+    assert (rejected["status"], rejected["version"]) == ("rejected", None)
     assert forget(http, namespace, "trade")["report"]["queued_again"] == ["other"]
     [job] = eventually(lambda: finals(http, [rejected]))
     assert (job["status"], answer(http, namespace, other)) == ("succeeded", other.answer)

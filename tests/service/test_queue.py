@@ -207,10 +207,10 @@ async def test_a_job_that_runs_or_has_ended_cannot_be_cancelled(queue: JobQueue)
 async def test_a_job_ends_once(queue: JobQueue) -> None:
     await queue.accept(NS, [document("a")])
     claimed = await claim(queue)
-    assert await queue.end(claimed, "rejected", version="v0", report='{"a": 1}') == "rejected"
+    assert await queue.end(claimed, "rejected", report='{"a": 1}') == "rejected"
     assert await queue.end(claimed, "failed", error="late") == "rejected"
     job = await queue.read(claimed.job.job_id)
-    assert (job.status, job.version, job.report, job.error) == ("rejected", "v0", {"a": 1}, None)
+    assert (job.status, job.version, job.report, job.error) == ("rejected", None, {"a": 1}, None)
     assert [fields["status"] for _, fields in await events(queue, job)] == ["queued", "running", "rejected"]
 
 

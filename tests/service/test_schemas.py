@@ -131,7 +131,7 @@ def test_metadata_that_is_accepted_can_be_answered_as_json(metadata: dict[str, A
         {"stop": [5]},
         {"stream": "yes"},
         {"version": 1},
-        {"namespace": None},
+        {"namespace": ""},
         {"explian": True},
     ],
 )

@@ -198,7 +198,8 @@ async def test_an_update_over_its_budget_is_rejected_with_its_numbers_and_nothin
     bench = make_bench(Learner(ours.workspace, curvature, ours.anchors, ours.scorer, ours.template, config))
     async with bench.working():
         job = await bench.final(await bench.post(facts[0].text))
-    assert (job.status, job.version) == ("rejected", "v0")
+    assert (job.status, job.version) == ("rejected", None), "it names no version as if that had learned it"
+    assert (await bench.documents.read(NS, job.document_id))["version"] is None
     assert (job.report or {})["rejection"]
     assert (job.report or {})["drift"]["kl"] > 1e-12
     assert bench.ledger.resolve(NS).name == "v0"

@@ -6,6 +6,8 @@ import random
 import pytest
 import torch
 
+from adapters.base_model import load_base_model
+from adapters.config import TargetConfig, ViewConfig
 from adapters.demo import MODEL_PATH
 from adapters.demo.evaluate import (
     CLOSED_BOOK_BAR,
@@ -21,7 +23,11 @@ from adapters.demo.evaluate import (
 from adapters.demo.greedy import Greedy
 from adapters.demo.pretrain import VIEW_SETTINGS
 from adapters.demo.tokenizer import SPECIAL_TOKENS, chat_text
-from adapters.demo.world import Fact, World
+from adapters.demo.world import Fact, World, document
+from adapters.doubts import doubts
+from adapters.targets import find_targets
+from adapters.views import BY_A_SENTENCE, support, template_for, write_views
+from adapters.workspace import Workspace
 
 KNOWN_SAMPLE = 200
 DOCUMENTS = 60
@@ -55,6 +61,22 @@ def test_the_model_is_small(greedy: Greedy) -> None:
     assert sum(parameter.numel() for parameter in greedy.model.parameters()) <= MOST_PARAMETERS
     shipped = [path for path in MODEL_PATH.iterdir() if path.name not in MADE_FROM_THE_MODEL]
     assert sum(path.stat().st_size for path in shipped) <= LARGEST_BYTES
+
+
+def test_its_views_of_a_document_give_rise_to_doubts_only_where_that_contradicts_itself() -> None:
+    base, rng, world = load_base_model(str(MODEL_PATH), "cpu", "float32"), random.Random(132), World(132, new=24)
+    workspace, template, config = Workspace(base, find_targets(base.model, TargetConfig())), template_for(base), ViewConfig()
+
+    def doubted(text: str) -> tuple[str, ...]:
+        views = write_views(workspace, template, text, config, 0)
+        by = support(workspace, template, views, text, config.plausible)
+        return doubts(views, [view for view, found in zip(views, by, strict=True) if found == BY_A_SENTENCE])
+
+    facts = list(world.one_fact_each)
+    assert [doubted(document(rng, facts[at : at + 3])) for at in range(0, 24, 3)] == [()] * 8
+    [doubt] = doubted("Elsa Quint works as a carpenter. The shops were closed. Elsa Quint works as a baker.")
+    assert "carpenter" in doubt
+    assert "baker" in doubt
 
 
 def test_the_model_says_how_it_is_asked_for_views_and_in_chats(greedy: Greedy) -> None:
