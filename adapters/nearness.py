@@ -1,14 +1,13 @@
 """How near questions are to each other: what they share of the tokens that are rare among the questions that a model knows.
 
-Directions of a growing list of questions are kept and added to, so that a document costs no more after a thousand others.
+The tokens of a growing list of questions are kept and added to, so that a document costs no more after a thousand others.
 
 Covered: counting tokens, the nearest of a list, what two share. Not covered: what is then done with them (`reflection.py`).
 """
 
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
@@ -19,71 +18,79 @@ BUCKETS = 1024
 """Tokens are counted modulo this."""
 LEAST_RARITY = 1e-3
 LISTS = 4
-"""Lists whose directions are kept: what was learned in a few namespaces, and canaries."""
+"""Lists whose tokens are kept: what was learned in a few namespaces, and canaries."""
 
 
 @dataclass(eq=False)
-class _Known:
-    """A list, and the directions of its first members; more rows are there than are used."""
+class _Listed:
+    """A list of N questions, each a set of buckets."""
 
-    memories: list[Memory]
-    rows: Tensor
-    """(more than N, BUCKETS) float32."""
+    memories: list[Memory] = field(default_factory=list)
+    buckets: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    """Of all questions, one after the other."""
+    starts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    """(N,): where each begins."""
+
+    def grow(self, memories: list[Memory]) -> None:
+        """To `memories`, which begin with those that are there."""
+        bags = [_bag(m) for m in memories[len(self.memories) :]]
+        starts = list(accumulate(map(len, bags), initial=len(self.buckets)))[:-1]
+        self.memories = memories
+        self.buckets = torch.cat([self.buckets, torch.tensor(list(chain.from_iterable(bags)), dtype=torch.long)])
+        self.starts = torch.cat([self.starts, torch.tensor(starts, dtype=torch.long)])
+
+    def sums(self, values: Tensor) -> Tensor:
+        """(N, q): of `values` (BUCKETS, q) over the buckets of each question."""
+        return torch.nn.functional.embedding_bag(self.buckets, values, self.starts, mode="sum")
 
 
 class Nearness:
     """By the rarity of tokens among some questions, which never change."""
 
     def __init__(self, among: Sequence[Memory]) -> None:
-        self._rarity = torch.log((1 + len(among)) / (1 + _bags(among).sum(0))) + LEAST_RARITY
+        self._among, self._own = among, _Listed()
+        self._own.grow(list(among))
+        counts = torch.bincount(self._own.buckets, minlength=BUCKETS)
+        self._rarity = torch.log((1 + len(among)) / (1 + counts)) + LEAST_RARITY
         """(BUCKETS,): how much sharing a token says, log of its inverse frequency; something, even of one that all share."""
         self._weights: list[float] = self._rarity.tolist()
         """The same: two questions are compared faster without tensors."""
-        self._among = among
-        self._own: Tensor | None = None
-        self._known: list[_Known] = []
+        self._lists: list[_Listed] = []
         """The last used first."""
 
     def shared(self, one: Memory, other: Memory) -> float:
         """How much of the shorter question the two have in common, in [0, 1]: the share of its tokens, rare ones counting more."""
-        mine, theirs = ({token % BUCKETS for token in m.prompt} for m in (one, other))
+        mine, theirs = _bag(one), _bag(other)
         least = min(sum(self._weights[b] for b in bag) for bag in (mine, theirs))
         return sum(self._weights[b] for b in mine & theirs) / max(least, 1e-9)
 
     def nearest(self, asked: Sequence[Memory], count: int, among: Sequence[Memory]) -> list[Memory]:
-        """Those of `among` whose questions share most rare tokens with one of `asked`, nearest first: by cosine."""
+        """Those of `among` whose questions share most rare tokens with one of `asked`, nearest first.
+
+        By the cosine of their sets of tokens, each weighted by its rarity.
+        """
         if not asked or not among or count == 0:
             return []
-        shared = (self._directions(among) @ self._direct(asked).T).amax(1)
-        return [among[i] for i in shared.topk(min(count, len(among))).indices.tolist()]
+        squares, rows = (self._rarity**2)[:, None], torch.zeros(len(asked), BUCKETS)
+        for row, memory in zip(rows, asked, strict=True):
+            row[list(_bag(memory))] = 1.0
+        products = torch.nn.functional.normalize(rows * self._rarity, dim=1) * self._rarity
+        listed = self._listed(among)
+        cosines = listed.sums(products.T.contiguous()) / listed.sums(squares).sqrt()
+        return [among[i] for i in cosines.amax(1).topk(min(count, len(among))).indices.tolist()]
 
-    def _directions(self, among: Sequence[Memory]) -> Tensor:
-        """(N, BUCKETS), of norm 1: of a list seen before, only those that are new in it are computed."""
+    def _listed(self, among: Sequence[Memory]) -> _Listed:
+        """Of a list seen before, only what is new in it is looked at."""
         if among is self._among:
-            if self._own is None:
-                self._own = self._direct(among)
             return self._own
         given = list(among)
-        found = next((k for k in self._known if k.memories == given[: len(k.memories)]), _Known([], torch.zeros(0, BUCKETS)))
-        done = len(found.memories)
-        if len(given) > done:
-            if len(given) > len(found.rows):
-                found.rows = torch.cat([found.rows[:done], torch.zeros(2 * len(given) - done, BUCKETS)])
-            found.rows[done : len(given)] = self._direct(given[done:])
-        found.memories = given
-        self._known = [found, *(k for k in self._known if k is not found)][:LISTS]
-        return found.rows[: len(given)]
-
-    def _direct(self, memories: Sequence[Memory]) -> Tensor:
-        """(N, BUCKETS), of norm 1: which tokens each question holds, by rarity."""
-        return torch.nn.functional.normalize(_bags(memories) * self._rarity, dim=1)
+        found = next((k for k in self._lists if k.memories == given[: len(k.memories)]), None) or _Listed()
+        if len(given) > len(found.memories):
+            found.grow(given)
+        self._lists = [found, *(k for k in self._lists if k is not found)][:LISTS]
+        return found
 
 
-def _bags(memories: Sequence[Memory]) -> Tensor:
-    """(N, BUCKETS) float32: which tokens each question holds."""
-    if not memories:
-        return torch.zeros(0, BUCKETS)
-    prompts = [m.prompt for m in memories]
-    tokens = torch.frombuffer(array("q", chain.from_iterable(prompts)), dtype=torch.int64)
-    rows = torch.arange(len(prompts)).repeat_interleave(torch.tensor([len(prompt) for prompt in prompts]))
-    return torch.zeros(len(prompts) * BUCKETS).index_fill_(0, rows * BUCKETS + tokens % BUCKETS, 1.0).view(-1, BUCKETS)
+def _bag(memory: Memory) -> frozenset[int]:
+    """Which buckets the tokens of a question fall into."""
+    return frozenset(token % BUCKETS for token in memory.prompt)

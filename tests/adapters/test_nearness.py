@@ -1,5 +1,6 @@
 """What is near does not depend on what was asked before, and costs no more after many lessons."""
 
+from collections import Counter
 from unittest.mock import patch
 
 import pytest
@@ -25,18 +26,18 @@ def test_a_list_that_grows_or_changes_is_searched_as_if_it_were_new(
 
 
 def test_only_what_is_new_in_a_list_is_looked_at() -> None:
-    lessons = [of_answer((1, 2, token), (9,)) for token in range(50)]
-    near, seen = Nearness(tuple(lessons[:5])), list[int]()
+    lessons, asked = [of_answer((1, 2, token), (9,)) for token in range(50)], of_answer((1, 3), (9,))
+    near, seen = Nearness(tuple(lessons[:5])), Counter[Memory]()
 
-    def count(memories: list[Memory]) -> object:
-        seen.append(len(memories))
-        return bags(memories)
+    def counting(memory: Memory) -> frozenset[int]:
+        seen[memory] += 1
+        return bag(memory)
 
-    bags = nearness._bags
-    with patch.object(nearness, "_bags", count):
+    bag = nearness._bag
+    with patch.object(nearness, "_bag", counting):
         for length in (40, 41, 42, 50):
-            near.nearest(lessons[:1], 3, lessons[:length])
-    assert seen == [40, 1, 1, 1, 1, 1, 8, 1]  # of the list, and what is asked
+            near.nearest([asked], 3, lessons[:length])
+    assert seen == Counter(lessons) + Counter({asked: 4})
 
 
 @given(questions, questions)
