@@ -152,7 +152,7 @@ class Learner:
             windows=len(pieces),
             tokens_read=sum(part.tokens_read for part in parts),
             tokens_kept=sum(part.tokens_kept for part in parts),
-            folds=tuple(part.report for part in folded if part.report is not None),
+            folds=tuple(part.report for part in folded if part.report is not None) if delta.factors else (),
             drift=drift,
             rejection=rejection,
             seconds=clock.seconds,

@@ -1,6 +1,6 @@
 """What can be asked of a server: each call described once, for whichever client makes it.
 
-A call that names no namespace is about the one that its key is bound to, else about `default`.
+A call that names no namespace is about the only one that its key sees, else about `default`.
 
 Covered: method, path, body, how the answer is read, whether asking again is harmless. Not covered: connections and retries
 (`exchange.py`, `client.py`).

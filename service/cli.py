@@ -5,6 +5,7 @@ answers.
 """
 
 import asyncio
+import json
 import logging
 import signal
 import sys
@@ -187,8 +188,10 @@ def doctor(
 def _greet(settings: Settings) -> None:
     address = f"http://{settings.host}:{settings.port}"
     err.print(f"infold on {address}; try, once it is ready:")
-    document = '{"text": "Maria Okafor lives in Bergen.", "wait": 10}'
-    question = '{"prompt": "Q: Where does Maria Okafor live? A:", "max_new_tokens": 8}'
+    implied = "default" in settings.namespaces or len(settings.namespaces) == 1
+    where = {} if implied else {"namespace": settings.namespaces[0]}
+    document = json.dumps({"text": "Maria Okafor lives in Bergen.", "wait": 10} | where)
+    question = json.dumps({"prompt": "Q: Where does Maria Okafor live? A:", "max_new_tokens": 8} | where)
     key = "" if settings.admin_key is None else ' -H "authorization: Bearer $INFOLD_ADMIN_KEY"'
     for path, body in (("learn", document), ("generate", question)):
         err.print(f"  curl -s {address}/{path}{key} -H 'content-type: application/json' -d '{body}'", markup=False)

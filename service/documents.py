@@ -94,6 +94,13 @@ class Documents:
         found = await self._redis.zrevrange(keys.documents(namespace), offset, offset + limit - 1)
         return list(found), int(await self._redis.zcard(keys.documents(namespace)))
 
+    async def versions(self, namespace: str, ids: Sequence[str]) -> dict[str, str]:
+        """Of those of these documents that were read: the version that learned each, or that it was read on."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for document_id in ids:
+                pipe.hget(keys.document(namespace, document_id), "version")
+            return {i: version for i, version in zip(ids, await pipe.execute(), strict=True) if version}
+
     async def marked(self, namespace: str, kept: Collection[str]) -> list[Mark]:
         """Documents that name a version which is not one of `kept`, oldest first."""
         found: list[Mark] = []

@@ -217,6 +217,15 @@ class Ledger:
         """The record of what was learned last in the shadow of what is served; of what is served, if nothing was since it moved."""
         return self.resolve(namespace, self._shadows.get(namespace))
 
+    def below(self, namespace: str, record: VersionRecord) -> set[str]:
+        """Names of a version and of all that it was made on top of, as far as they are kept one by one."""
+        found: set[str] = {BASE}
+        step: VersionRecord | None = record
+        while step is not None and step.name not in found:
+            found.add(step.name)
+            step = self._records[namespace].get(step.parent or "")
+        return found
+
     def versions(self, namespace: str) -> list[VersionRecord]:
         """All versions, oldest first."""
         self.check(namespace)

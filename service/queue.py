@@ -7,7 +7,7 @@ Not covered: versions (`ledger.py`), what a job does (`worker.py`), what becomes
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -35,6 +35,8 @@ end
 _ACCEPT = """
 local jobs, documents, idempotency = KEYS[1], KEYS[2], KEYS[3]
 local prefix, now, limit, body = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local anew = {failed = true, cancelled = true, rejected = true}
+local left = cjson.decode(ARGV[9])
 local wanted = cjson.decode(ARGV[5])
 if idempotency ~= '' then
   local before = redis.call('GET', idempotency)
@@ -51,7 +53,8 @@ for _, d in ipairs(wanted) do
   local status = known[2] and redis.call('HGET', 'infold:job:' .. known[2], 'status')
   if planned[d.document_id] and planned[d.document_id].sha256 == d.sha256 then
     table.insert(answer, planned[d.document_id].job_id)
-  elseif known[1] == d.sha256 and not known[3] and not known[4] and status and status ~= 'failed' and status ~= 'cancelled' then
+  elseif known[1] == d.sha256 and not known[3] and not known[4] and status and not anew[status]
+    and not (status == 'succeeded' and left[d.document_id]) then
     table.insert(answer, known[2])
   else
     planned[d.document_id] = d
@@ -161,10 +164,13 @@ class JobQueue:
         wanted: Sequence[NewDocument],
         idempotency: tuple[str, str] | None = None,
         traceparent: str | None = None,
+        left: Collection[str] = (),
     ) -> list[Job]:
-        """Queue documents, all or none. The same id with the same text again gives the same job.
+        """Queue documents, all or none. The same id with the same text again gives the same job, unless that came to no good: one
+        that failed, was cancelled or rejected is tried again, and so is what is `left` behind.
 
-        idempotency: a client's key and a digest of the body that it came with. traceparent: of the request.
+        idempotency: a client's key and a digest of the body that it came with. traceparent: of the request. left: ids of documents
+        that were learned by what does not answer any more.
 
         Raises:
             QueueFull: more would wait than may.
@@ -184,7 +190,17 @@ class JobQueue:
         key, body = idempotency or ("", "")
         answer = await self._accept(
             keys=[keys.jobs(namespace), keys.documents(namespace), keys.idempotency(namespace, key) if key else ""],
-            args=[keys.document(namespace, ""), now, self._max_depth, body, json.dumps(listed), namespace, _DAY, traceparent or ""],
+            args=[
+                keys.document(namespace, ""),
+                now,
+                self._max_depth,
+                body,
+                json.dumps(listed),
+                namespace,
+                _DAY,
+                traceparent or "",
+                json.dumps(dict.fromkeys(left, True)),
+            ],
         )
         if answer[0] == "full":
             raise QueueFull(f"{answer[1]} jobs are waiting in namespace {namespace!r}; try again later", retry_after=5)

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 import torch
@@ -179,6 +179,17 @@ class Runtime:
         self.metrics.rollbacks.labels(namespace, reason).inc()
         self.metrics.operation.labels("rollback").observe(time.perf_counter() - started)
         return record
+
+    async def left_behind(self, namespace: str, ids: Sequence[str]) -> set[str]:
+        """Those of these documents that were read on a version which what is learned on now was not made of: a rollback left it."""
+        head = self.ledger.shadow(namespace)
+        below = self.ledger.below(namespace, head)
+        named = {i: name for i, name in (await self.documents.versions(namespace, ids)).items() if name not in below}
+        if not named:
+            return set()
+        links = set(await asyncio.to_thread(self.store.lineage, head.digest, self.base.digest))
+        beside = {name for digest, name in self.ledger.names(namespace).items() if digest not in links}
+        return {document_id for document_id, name in named.items() if name in beside}
 
     @property
     def learns_elsewhere(self) -> bool:

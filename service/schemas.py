@@ -74,7 +74,7 @@ Encodable = Annotated[str, AfterValidator(_encodable)]
 Finite = Annotated[float, Field(strict=False), AfterValidator(_finite)]
 Stop = Annotated[Annotated[list[str], Field(fail_fast=True)] | str | None, AfterValidator(_few)]
 Text = Annotated[str, AfterValidator(_readable)]
-Named = Annotated[str | None, AfterValidator(_given), Field(description="None: the one that the key is bound to, else `default`.")]
+Named = Annotated[str | None, AfterValidator(_given), Field(description="None: the only one that the key sees, else `default`.")]
 """The namespace that a body names."""
 Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 

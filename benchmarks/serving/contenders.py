@@ -76,8 +76,9 @@ class Setup:
 
 
 def infold_server(setup: Setup, data: Path, log: Path) -> Server:
-    """infold with a learner inside. The model says nothing, so nothing is worth asking it before it learns."""
+    """infold with a learner inside. The model says nothing, so there is nothing to ask it before it learns, nor to keep."""
     little = {"INFOLD_LEARN__ANCHORS__QUESTIONS": "0", "INFOLD_LEARN__CURVATURE__SAMPLES": "32"}
+    little |= {"INFOLD_LEARN__GUARD__KL_STEP": "10", "INFOLD_LEARN__GUARD__KL_TOTAL": "10"}
     flags = ("--dtype", setup.dtype, "--device", setup.device, "--views", "0", "--data-dir", str(data))
     command = (str(Path(sys.executable).with_name("infold")), "serve", str(setup.model), "--port", "{port}", *flags)
     environment = {**little, "INFOLD_SLOTS": str(setup.streams), "INFOLD_CACHE_DIR": str(data / "cache")}

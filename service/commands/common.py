@@ -24,7 +24,7 @@ _unbounded = Console(highlight=False, soft_wrap=True, width=100_000)
 
 Url = Annotated[str, typer.Option(envvar="INFOLD_URL", help="Address of the server.")]
 Key = Annotated[str | None, typer.Option("--api-key", envvar="INFOLD_API_KEY", help="Key, if the server asks for one.")]
-Namespace = Annotated[str | None, typer.Option(help="Of the server; none: the one that the key is bound to, else `default`.")]
+Namespace = Annotated[str | None, typer.Option(help="Of the server; none: the only one that the key sees, else `default`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LOCAL = "http://127.0.0.1:8000"
 FAILED, UNREACHABLE = 1, 3

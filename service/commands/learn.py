@@ -142,7 +142,8 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         complain(ServiceError(outcome.reason), f"{name}: ")
     elif not as_json:
         more = outcome.reason or (f"{job.version} answers" if outcome.kind == "learned" else "")
-        out.print(f"{name}: {outcome.kind}" + (f", {more}" if more else ""), markup=False)
+        called = "" if job.document_id in (name, None) else f" ({job.document_id})"  # as other commands know it
+        out.print(f"{name}{called}: {outcome.kind}" + (f", {more}" if more else ""), markup=False)
         views = (job.report or {}).get("views", []) if outcome.kind == "learned" else []
         for view in views:
             out.print(f"  {view}", markup=False)

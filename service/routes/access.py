@@ -18,12 +18,15 @@ from service.routes.common import RuntimeOf
 from service.runtime import Runtime
 
 DEFAULT = "default"
-"""The namespace of who names none, and whose key is bound to none or several."""
+"""The namespace of who names none, and sees several."""
 _bearer = HTTPBearer(auto_error=False, description="An API key, where the server asks for one.")
 """For the OpenAPI document only: the gate has read it before."""
 
 
-Named = Annotated[str | None, Query(min_length=1, description="None: the one that the key is bound to, else `default`.")]
+Named = Annotated[
+    str | None,
+    Query(min_length=1, description="None: the only one that the key sees, else `default`."),
+]
 """The namespace that a request names in its query."""
 
 
@@ -46,18 +49,18 @@ class Access:
         return tuple(scope for scope in may if scope != "metrics" or self.key.namespaces is None)
 
     @property
-    def own(self) -> str | None:
-        """The one namespace that the key is bound to; None: it sees all, or several."""
-        bound = self.key.namespaces or ()
-        return bound[0] if len(bound) == 1 else None
+    def home(self) -> str:
+        """The namespace of a request that names none: the only one that the key sees, else `default`."""
+        seen = self.namespaces
+        return seen[0] if len(seen) == 1 else DEFAULT
 
     def namespace(self, named: str | None) -> str:
-        """The namespace that a request is about: the one that it names, else the key's own, else `default`.
+        """The namespace that a request is about: the one that it names, else `home`.
 
         Raises:
             UnknownNamespace: it is not served, or not for this key.
         """
-        namespace = (self.own or DEFAULT) if named is None else named
+        namespace = self.home if named is None else named
         if namespace not in self.namespaces:
             raise UnknownNamespace(namespace, self.namespaces)
         return namespace

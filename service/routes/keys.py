@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 
 from service.api_keys import ApiKey
 from service.errors import InvalidRequest
-from service.routes.access import DEFAULT, Access, MayRule
+from service.routes.access import Access, MayRule
 from service.routes.common import RuntimeOf
 from service.schemas import KeyIn
 
@@ -45,7 +45,8 @@ async def revoke(runtime: RuntimeOf, access: MayRule, key_id: str) -> dict[str, 
 async def own(runtime: RuntimeOf, request: Request) -> dict[str, Any]:
     """What the key of this request may do, in which namespaces, and which of them it means where none is named."""
     access = Access(request.scope["api_key"], runtime)
-    return {"scopes": access.scopes, "namespaces": access.namespaces, "namespace": access.own or DEFAULT}
+    home = access.home if access.home in access.namespaces else None
+    return {"scopes": access.scopes, "namespaces": access.namespaces, "namespace": home}
 
 
 def _out(key: ApiKey) -> dict[str, Any]:

@@ -39,7 +39,9 @@ async def learn(
         ids += [_name(d) for d in documents]
         with runtime.traces.span("accept", namespace=namespace, documents=len(documents)):
             await asyncio.to_thread(_check_sizes, runtime, documents)
-            jobs = await runtime.queue.accept(namespace, [_new(d) for d in documents], key, traceparent)
+            wanted = [_new(d) for d in documents]
+            left = await runtime.left_behind(namespace, [d.document_id for d in wanted])
+            jobs = await runtime.queue.accept(namespace, wanted, key, traceparent, left)
     if body.wait:
         jobs, live = await until_live(runtime, jobs, body.wait)
         if live:

@@ -74,7 +74,8 @@ def find(access: Access, model: str) -> tuple[str, VersionRecord]:
     if found is None:
         raise UnknownModel(f"the model is {name!r}, or {name!r}:<namespace>@<version>; there is no {model!r}", param="model")
     try:
-        namespace = access.namespace(found["namespace"] or access.own or runtime.settings.namespaces[0])
+        first = (access.namespaces if len(access.namespaces) == 1 else runtime.settings.namespaces)[0]
+        namespace = access.namespace(found["namespace"] or first)
         return namespace, runtime.ledger.resolve(namespace, found["version"])
     except ServiceError as error:
         raise UnknownModel(str(error), param="model") from error

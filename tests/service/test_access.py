@@ -283,6 +283,7 @@ def test_a_key_can_ask_what_it_may_do_and_where(client_of: ClientOf, guarded: Th
     assert client_of("learn").get("/access").json() == {"scopes": ["learn"], "namespaces": everywhere, "namespace": "default"}
     bound = client_of("admin", namespaces=["acme"]).get("/access").json()
     assert bound == {"scopes": ["generate", "learn", "admin"], "namespaces": ["acme"], "namespace": "acme"}
+    assert client_of("learn", namespaces=["acme", "globex"]).get("/access").json()["namespace"] is None, "it must name one"
     assert http.get("/access").json()["scopes"] == list(SCOPES), "anybody, where there are no keys"
 
 

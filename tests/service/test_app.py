@@ -105,6 +105,20 @@ def test_the_same_id_with_the_same_text_is_the_same_job(http: Http, namespace: s
     assert other["job_id"] != one["job_id"]
 
 
+def test_a_document_is_learned_again_that_a_rollback_left_behind(http: Http, namespace: str, facts: list[Taught]) -> None:
+    """On top of what answers, and only then: what that is made of is known to be learned."""
+    first, left, later = facts[:3]
+    kept = http.learned(text=first.text, id="first", namespace=namespace)
+    old = http.learned(text=left.text, id="left", namespace=namespace)
+    http.post("/versions/rollback", json={"to": "v1", "namespace": namespace}).raise_for_status()
+    assert http.learned(text=first.text, id="first", namespace=namespace) == kept
+    http.learned(text=later.text, id="later", namespace=namespace)
+    new = http.learned(text=left.text, id="left", namespace=namespace)
+    assert (new["job_id"] != old["job_id"], new["version"]) == (True, "v4")
+    assert http.generate(left.prompt, namespace=namespace)["text"] == left.answer
+    assert http.learned(text=left.text, id="left", namespace=namespace) == new
+
+
 def test_an_idempotency_key_answers_the_same_and_refuses_another_body(http: Http, namespace: str, facts: list[Taught]) -> None:
     def post(text: str, **more: Any) -> httpx2.Response:
         body = {"text": text, "namespace": namespace} | more

@@ -104,6 +104,17 @@ def test_a_document_that_contradicts_a_canary_is_rejected_with_the_canary_named(
     assert all(one["holds"] for one in add(http, namespace, canaries)), "and so every canary still holds"
 
 
+def test_a_document_that_a_canary_stood_against_is_learned_once_that_is_gone(http: Http, namespace: str) -> None:
+    for canary, text in contradicted(http, namespace, 4):
+        add(http, namespace, [canary])
+        rejected = http.learned(text=text, namespace=namespace)
+        http.delete("/canaries", params={"namespace": namespace}).raise_for_status()
+        if rejected["status"] == "rejected":
+            assert http.learned(text=text, namespace=namespace)["status"] == "succeeded"
+            return
+    pytest.fail("not one contradiction was learned well enough to be stopped")
+
+
 @pytest.mark.parametrize(
     "poison",
     [

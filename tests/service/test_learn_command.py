@@ -71,9 +71,8 @@ def test_a_full_queue_and_a_server_that_comes_back_are_waited_for(tmp_path: Path
     busy = error(429, "queue_full", Retry_After="0.05")
     with scripted(ok({"status": "ready"}), busy, None, queued, busy, ok(ENDED)) as script:
         learned = run_alone("learn", str(tmp_path / "a.txt"), "--root", str(tmp_path), "--url", script.url)
-    assert (learned.exit_code, learned.stdout) == (0, f"{tmp_path / 'a.txt'}: learned, v1 answers\n  Q: Who? A: Ann.\n"), (
-        learned.output
-    )
+    said = f"{tmp_path / 'a.txt'} (a.txt): learned, v1 answers\n  Q: Who? A: Ann.\n"
+    assert (learned.exit_code, learned.stdout) == (0, said), learned.output
     keys = {asked.headers["idempotency-key"] for asked in script.asked if asked.path == "/learn"}
     assert len(keys) == 1
 

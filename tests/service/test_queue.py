@@ -82,16 +82,29 @@ async def test_the_same_document_again_is_the_same_job_whatever_became_of_it(que
     assert await queue.depth(NS) == 0
 
 
-@pytest.mark.parametrize("status", ["failed", "cancelled"])
-async def test_a_document_whose_job_came_to_nothing_may_be_posted_again(queue: JobQueue, status: str) -> None:
+@pytest.mark.parametrize("status", ["failed", "cancelled", "rejected"])
+async def test_a_document_whose_job_came_to_no_good_may_be_posted_again(queue: JobQueue, status: str) -> None:
     [job] = await queue.accept(NS, [document("a")])
     if status == "failed":
         await queue.bury(await claim(queue), "because")
+    elif status == "rejected":
+        claimed = await claim(queue)
+        await queue.end(claimed, "rejected")
+        await queue.acknowledge(claimed)
     else:
         await queue.cancel(job.job_id)
     [again] = await queue.accept(NS, [document("a")])
     assert again.job_id != job.job_id
     assert again.status == "queued"
+
+
+async def test_a_document_that_is_left_behind_is_learned_again_once(queue: JobQueue) -> None:
+    [job] = await queue.accept(NS, [document("a")])
+    await finish(queue, await claim(queue))
+    [again, twice] = await queue.accept(NS, [document("a"), document("a")], left=["a"])
+    assert again == twice
+    assert (again.job_id != job.job_id, again.status) == (True, "queued")
+    assert await queue.accept(NS, [document("a")], left=["a"]) == [again], "it waits already"
 
 
 async def test_the_same_id_with_another_text_is_another_job_and_the_one_that_waited_ends(queue: JobQueue) -> None:
