@@ -6,6 +6,7 @@ quantised weights."""
 import copy
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,6 +84,9 @@ def load_base_model(source: str, device: str = "cpu", dtype: str = "float32") ->
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        if source.startswith(("/", ".", "~")) and not Path(source).exists():  # transformers would take it for a name on the hub
+            reason = "there is no such directory; name one with a config.json, or a model of the hub"
+            raise ModelNotLoadable(f"cannot load a causal LM from {source!r}: {reason}") from None
         raise ModelNotLoadable(f"cannot load a causal LM from {source!r}: {error}") from error
     model.to(torch.device(device))  # type: ignore[arg-type]
     model.eval()  # type: ignore[no-untyped-call]

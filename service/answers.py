@@ -59,7 +59,7 @@ def fitting(runtime: Runtime, prompt: Sequence[int], param: str = "prompt") -> t
     """`prompt`, if it leaves room for an answer. Raises InvalidRequest."""
     if not prompt or len(prompt) >= runtime.base.context:
         limit = f"the model's context is {runtime.base.context} tokens"
-        raise InvalidRequest(f"the prompt has {len(prompt)}; {limit}" if prompt else "the prompt is empty", param=param)
+        raise InvalidRequest(f"the prompt has {len(prompt)} tokens; {limit}" if prompt else "the prompt is empty", param=param)
     return tuple(prompt)
 
 

@@ -1,12 +1,14 @@
 """Settings of the server, and the only place that reads the environment.
 
 Precedence: flags (constructor arguments) > environment (`INFOLD_` prefix, nested with `__`) > a TOML file (`--config`).
-Unknown keys are refused wherever they come from a file or a flag.
+Unknown keys are refused wherever they come from.
 """
 
 import os
 import re
+from collections.abc import Iterable
 from contextvars import ContextVar
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -143,6 +145,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     config = Path(named) if config is None and named else config
     if config is not None and not config.is_file():
         raise InvalidSettings(f"there is no settings file {config}")
+    _refuse_unknown(os.environ)
     token = _file.set(config)
     try:
         return Settings(**{key: value for key, value in flags.items() if value is not None})
@@ -153,3 +156,21 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         raise InvalidSettings(str(error)) from error
     finally:
         _file.reset(token)
+
+
+_OTHERS = {"config", "api_key", "url"}
+"""Names after `INFOLD_` that are not settings of a server: the file of settings, and what commands ask with."""
+_LINK = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_")
+"""What Kubernetes puts into the environment of pods beside a service `infold`."""
+
+
+def _refuse_unknown(names: Iterable[str]) -> None:
+    """Raises InvalidSettings: a name that begins as settings in the environment do, and is none."""
+    known = {*Settings.model_fields, *_OTHERS}
+    for name in names:
+        prefix, _, rest = name.partition("_")
+        key = rest.lower().partition("__")[0]
+        if prefix == "INFOLD" and key not in known and not _LINK.match(rest):
+            close = get_close_matches(key, known, n=1)
+            hint = f"; did you mean INFOLD_{close[0].upper()}?" if close else ""
+            raise InvalidSettings(f"{name} is set in the environment, and there is no such setting{hint}")

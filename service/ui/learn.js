@@ -58,11 +58,12 @@ async function show(job, question, signal) {
   const warnings = job.report?.warnings ?? [];
   const place = byId("result");
   const answers = element("div", { class: "answers" });
+  const first = question || job.report?.views.map(parted).find(Boolean)?.question;
   place.replaceChildren(
     ...[
       element("p", { class: `verdict ${kind}` }, text),
       warnings.length && element("ul", { class: "warnings", "aria-label": "Warnings" }, warnings.map((warning) => element("li", {}, warning))),
-      versions && element("section", { "aria-label": "Before and after" }, element("h3", {}, "Before and after"), answers),
+      versions && first && element("section", { "aria-label": "Before and after" }, element("h3", {}, "Before and after"), answers),
       job.report?.views.length && section("What it wrote", views(job.report.views, versions, answers)),
       document.tokens.length && section("What it read", weighed(document.tokens)),
       job.report && section("Report", numbers(job)),
@@ -70,7 +71,6 @@ async function show(job, question, signal) {
   );
   place.hidden = false;
   announce([text, ...warnings].join(" "));
-  const first = question || job.report?.views.map(parted).find(Boolean)?.question;
   if (versions && first) await compare(answers, first, versions);
 }
 

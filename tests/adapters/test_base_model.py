@@ -148,7 +148,7 @@ def test_what_is_not_a_causal_language_model_is_refused(
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotLoadable):
+    with pytest.raises(ModelNotLoadable, match="no such directory"):
         load_base_model(str(tmp_path / "nothing" / "here"))
 
 

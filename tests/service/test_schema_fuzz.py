@@ -1,6 +1,6 @@
 """Requests made from the OpenAPI schema, right and wrong ones, by schemathesis: none is answered with a 5xx.
 
-A few hundred by default; 20,000 with `make test-slow`. INFOLD_FUZZ_SEED chooses other ones.
+A few hundred by default; 20,000 with `make test-slow`. FUZZ_SEED chooses other ones.
 
 Covered: every operation, with bodies, paths, queries and headers inside and outside of the schema. Not covered: bytes that are no
 HTTP (`test_attacks.py`).
@@ -20,7 +20,7 @@ from serving import ThreadServer
 
 from service.errors import STATUS
 
-SEED = int(os.environ.get("INFOLD_FUZZ_SEED", "1"))
+SEED = int(os.environ.get("FUZZ_SEED", "1"))
 ALLOWED = {200, 201, 202, 405, *(status for status in STATUS.values() if status < 500)}
 SLOW_TO_ANSWER = {"max_new_tokens": 4, "max_tokens": 4, "max_completion_tokens": 4, "n": 2, "wait": 0.05, "rank": 2}
 """Most that a request asks for: what it costs to answer many is measured elsewhere."""

@@ -1,5 +1,6 @@
 """Where settings come from, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,23 @@ def test_a_file_with_anything_unknown_or_out_of_range_is_refused_in_one_line(tmp
 def test_an_unknown_flag_is_refused() -> None:
     with pytest.raises(InvalidSettings, match="prot"):
         load_settings(prot=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("INFOLD_PROT", "did you mean INFOLD_PORT?"), ("INFOLD_NOSUCH__THING", "no such setting")]
+)
+def test_an_unknown_name_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, hint: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(InvalidSettings, match=re.escape(hint)):
+        load_settings(None)
+
+
+@pytest.mark.parametrize(
+    "name", ["INFOLD_SERVICE_HOST", "INFOLD_PORT_8000_TCP", "INFOLD_URL", "INFOLD_API_KEY", "INFOLDER", "_INFOLD_COMPLETE"]
+)
+def test_what_others_put_into_the_environment_is_let_be(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "x")
+    load_settings(None)
 
 
 @pytest.mark.parametrize("by_flag", [True, False])
