@@ -5,6 +5,7 @@ import os
 import pty
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -108,10 +109,15 @@ def test_top_runs_on_a_terminal_until_it_is_told_to_end(
     else:
         process.send_signal(signal.SIGINT)
     os.set_blocking(ours, False)
+    patience = time.monotonic() + 10
 
     def ended() -> bool:
+        nonlocal patience
         with suppress(OSError):  # what it writes must be read, or it could not end
             os.read(ours, 65536)
+        if end != "q" and time.monotonic() > patience:  # Python drops an interrupt that comes while it clears something up
+            patience += 10
+            process.send_signal(signal.SIGINT)
         return process.poll() is not None
 
     eventually(ended)
