@@ -44,6 +44,8 @@ LEAST_WINDOW = 8
 """Tokens: no character takes more."""
 LARGEST_WINDOW = 1024
 """Tokens: longer windows are read less well, and ask for more views than one pass writes."""
+UNASKED = "the model wrote no question about it: it was learned as raw text, which may answer nothing"
+"""The warning of a document that views were asked for in vain."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class Learner:
             drift=drift,
             rejection=rejection,
             seconds=clock.seconds,
-            warnings=doubts(taught, state.said),
+            warnings=(*doubts(taught, state.said), *([UNASKED] if folded and not taught and self.config.views.count else [])),
         )
         weights = _merge(pieces, [part.weights for part in parts])
         if rejection is not None:

@@ -1,8 +1,10 @@
 """The HTTP application: routes, error answers, life cycle."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import takewhile
 
 import structlog
 from fastapi import FastAPI, Request
@@ -24,6 +26,7 @@ from service.settings import Settings
 from service.traces import Traced
 
 log = structlog.get_logger()
+_TYPES = {"str", "int", "float", "bool"}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -86,9 +89,14 @@ async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
     if first["type"] == "json_invalid" or (first["loc"] == ("body",) and first["type"] != "value_error"):
         message = "the body must be a JSON object, sent with content-type application/json"
         return JSONResponse(error_body(400, message, "invalid_request"), 400)
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
+    where = ".".join(_named(first["loc"][1:]))
     reason = str(first["msg"]).removeprefix("Value error, ")
     return JSONResponse(error_body(400, f"{where}: {reason}" if where else reason, "invalid_request", where or None), 400)
+
+
+def _named(inside: Sequence[str | int]) -> Iterator[str]:
+    """The names on the way to a field: what follows them says which of several types was tried."""
+    return takewhile(lambda part: part not in _TYPES and re.fullmatch(r"[\w-]+", part), map(str, inside))
 
 
 async def _answer_http(_: Request, error: Exception) -> JSONResponse:

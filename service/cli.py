@@ -79,30 +79,33 @@ def serve(
     config: Config = None,
 ) -> None:
     """Serve a model, and let it learn."""
-    import uvicorn
+    with reported():
+        settings = load_settings(
+            config, model=model, host=host, port=port, data_dir=data_dir, redis_url=redis_url, device=device, dtype=dtype,
+            learner=learner, view_prompt=view_prompt, **_learning_flags(namespace, views),
+        )  # fmt: skip
+        _serve(settings)
+
+
+def _serve(settings: Settings) -> None:
+    import uvicorn  # what brings torch takes seconds, and wrong settings need not wait for it
 
     from service.app import create_app
     from service.http_protocol import listen, server_config
     from service.runtime import Runtime
 
-    flags = _learning_flags(namespace, views)
-    with reported():
-        settings = load_settings(
-            config, model=model, host=host, port=port, data_dir=data_dir, redis_url=redis_url, device=device, dtype=dtype,
-            learner=learner, view_prompt=view_prompt, **flags,
-        )  # fmt: skip
-        _log_to_stderr()
-        with listen(settings.host, settings.port) as listening:
-            served = create_app(settings)
-            runtime: Runtime = served.state.runtime
-            _greet(settings)
-            server = uvicorn.Server(server_config(served, settings))
-            runtime.on_failure = lambda: setattr(server, "should_exit", True)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: sys.exit(0))  # uvicorn raises it again once everything has ended
-            server.run(sockets=[listening])
-        if runtime.failure is not None or not server.started:
-            raise ServiceError(str(runtime.failure or "the server could not start; its log says why"))
+    _log_to_stderr()
+    with listen(settings.host, settings.port) as listening:
+        served = create_app(settings)
+        runtime: Runtime = served.state.runtime
+        _greet(settings)
+        server = uvicorn.Server(server_config(served, settings))
+        runtime.on_failure = lambda: setattr(server, "should_exit", True)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))  # uvicorn raises it again once everything has ended
+        server.run(sockets=[listening])
+    if runtime.failure is not None or not server.started:
+        raise ServiceError(str(runtime.failure or "the server could not start; its log says why"))
 
 
 @app.command()
@@ -119,15 +122,15 @@ def worker(
     config: Config = None,
 ) -> None:
     """Learn for a server that was started with `--learner elsewhere`, in a process of its own."""
-    from service.detached import work_until_told
-
-    flags = _learning_flags(namespace, views)
     with reported():
         settings = load_settings(
             config, model=model, data_dir=data_dir, redis_url=redis_url, device=device, dtype=dtype, metrics_port=metrics_port,
-            view_prompt=view_prompt, **flags,
+            view_prompt=view_prompt, **_learning_flags(namespace, views),
         )  # fmt: skip
         _log_to_stderr()
+
+        from service.detached import work_until_told
+
         asyncio.run(work_until_told(settings))
 
 
@@ -145,10 +148,11 @@ def train_scorer(
     as_json: AsJson = False,
 ) -> None:
     """Measure curvature, sample anchors and train the token scorer of a model, with no labels."""
-    from service.training import train
-
     with reported(), Progress(console=err) as progress:
         settings = load_settings(config, model=model, device=device, view_prompt=view_prompt)
+
+        from service.training import train
+
         texts = [line for line in corpus.read_text().splitlines() if line.strip()] if corpus else []
         result = train(settings, tasks, texts, into, progress)
     if as_json:
@@ -162,6 +166,7 @@ def train_scorer(
 @app.command()
 def doctor(
     model: Model = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where versions and the embedded Valkey live.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Redis to use instead of the embedded Valkey.")] = None,
@@ -170,10 +175,12 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Look for what would keep a server from starting or learning. Ends with 1 if something would keep it from starting."""
-    from service.doctor import examine
-
     with reported():
-        findings = examine(load_settings(config, model=model, port=port, data_dir=data_dir, redis_url=redis_url, device=device))
+        settings = load_settings(config, model=model, host=host, port=port, data_dir=data_dir, redis_url=redis_url, device=device)
+
+        from service.doctor import examine
+
+        findings = examine(settings)
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:

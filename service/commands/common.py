@@ -4,6 +4,7 @@ Answers go to standard output, progress and errors to standard error. Exit codes
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,15 @@ Url = Annotated[str, typer.Option(envvar="INFOLD_URL", help="Address of the serv
 Key = Annotated[str | None, typer.Option("--api-key", envvar="INFOLD_API_KEY", help="Key, if the server asks for one.")]
 Namespace = Annotated[str | None, typer.Option(help="Of the server; none: the only one that the key sees, else `default`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _seconds(value: float) -> float:
+    if not 0 <= value < math.inf:  # NaN is neither
+        raise typer.BadParameter("seconds are a number that is not below 0")
+    return value
+
+
+Wait = Annotated[float, typer.Option(callback=_seconds, help="Seconds to wait for the end; 0: only queue it.")]
 LOCAL = "http://127.0.0.1:8000"
 FAILED, UNREACHABLE = 1, 3
 LONGEST_ANSWER_SECONDS = 660

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from service.commands.common import FAILED, LOCAL, AsJson, Key, Namespace, Url, err, out, print_json, server
+from service.commands.common import FAILED, LOCAL, AsJson, Key, Namespace, Url, Wait, err, out, print_json, server
 
 app = typer.Typer()
 SHOWN = 5
@@ -19,7 +19,7 @@ def forget(
     url: Url = LOCAL,
     api_key: Key = None,
     namespace: Namespace = None,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for the version without it.")] = 600,
+    wait: Wait = 600,
     as_json: AsJson = False,
 ) -> None:
     """Take a document back: out of the weights, and its text out of every store."""

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infold import BadRequest, Client, Job, Unavailable
-from service.commands.common import FAILED, LOCAL, AsJson, Key, Namespace, Url, complain, err, out, print_json, server
+from service.commands.common import FAILED, LOCAL, AsJson, Key, Namespace, Url, Wait, complain, err, out, print_json, server
 from service.errors import ServiceError
 from service.extract import Unreadable, text_of
 from service.sources import STANDARD_INPUT, Source, find
@@ -44,7 +44,7 @@ def learn(
     url: Url = LOCAL,
     api_key: Key = None,
     namespace: Namespace = None,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for each document to be live; 0: only queue it.")] = 60,
+    wait: Wait = 60,
     root: Annotated[Path, typer.Option(help="Documents are named by their paths below this folder.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -144,13 +144,10 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         more = outcome.reason or (f"{job.version} answers" if outcome.kind == "learned" else "")
         called = "" if job.document_id in (name, None) else f" ({job.document_id})"  # as other commands know it
         out.print(f"{name}{called}: {outcome.kind}" + (f", {more}" if more else ""), markup=False)
-        views = (job.report or {}).get("views", []) if outcome.kind == "learned" else []
-        for view in views:
+        for view in (job.report or {}).get("views", []) if outcome.kind == "learned" else []:
             out.print(f"  {view}", markup=False)
         for warning in (job.report or {}).get("warnings", []):
             out.print(f"  warning: {warning}", markup=False)
-        if outcome.kind == "learned" and not views:
-            out.print("  the model wrote no question about it: it was learned as raw text, which may answer nothing", markup=False)
 
 
 def _sum_up(seen: list[Outcome], total: int, seconds: float) -> None:

@@ -25,7 +25,7 @@ async def documents(
     return {"documents": found, "total": total}
 
 
-@router.delete("/documents/{document_id}", status_code=202)
+@router.delete("/documents/{document_id:path}", status_code=202)
 async def forget(
     runtime: RuntimeOf, access: MayAdminister, document_id: str, response: Response, namespace: Named = None,
     exact: bool = False, wait: Annotated[float, Query(ge=0, le=600)] = 0,
@@ -44,7 +44,7 @@ async def forget(
     return {"job_id": job.job_id, "document_id": document_id, "status": job.status}
 
 
-@router.get("/documents/{document_id}")
+@router.get("/documents/{document_id:path}")
 async def document(runtime: RuntimeOf, access: MayLearn, document_id: str, namespace: Named = None) -> dict[str, Any]:
     """One document with its tokens' weights."""
     namespace = access.namespace(namespace)

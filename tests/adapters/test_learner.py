@@ -16,7 +16,7 @@ from adapters.delta import Delta, DeltaSum
 from adapters.drift import UNTOUCHED
 from adapters.errors import EmptyDocument
 from adapters.importance import TokenScorer
-from adapters.learner import Learned, Learner
+from adapters.learner import UNASKED, Learned, Learner
 from adapters.memory import Memory
 from adapters.targets import find_targets
 from adapters.views import View, ViewTemplate, judge_views
@@ -237,6 +237,8 @@ def test_a_model_that_writes_no_views_learns_the_text(school: MakeSchool, make_b
     assert learned.report.views == ()
     assert learned.delta.factors
     assert equal(learned.delta, raw.delta)
+    assert learned.report.warnings == (UNASKED,), "views were wanted"
+    assert raw.report.warnings == ()
 
 
 def test_a_view_is_remembered_with_its_answer_required(school: MakeSchool, template: ViewTemplate) -> None:

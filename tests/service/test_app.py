@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -271,6 +272,20 @@ def test_the_field_at_fault_is_named(http: Http) -> None:
     error = refused(http.learn(documents=[{"text": "fine"}, {"text": ""}]), 400, "invalid_request")
     assert error["param"] == "documents.1.text"
     assert "it is empty" in error["message"]
+
+
+def test_the_field_is_named_and_not_which_of_its_types_was_tried(http: Http) -> None:
+    for prompt in ({"a": 1}, [1.5], [["a", 1]]):
+        error = refused(http.post("/v1/completions", json={"model": "infold-demo", "prompt": prompt}), 400, "invalid_request")
+        assert re.fullmatch(r"prompt(\.\d+)*", str(error["param"])), error
+    error = refused(http.post("/generate", json={"prompt": "a", "stop": 7}), 400, "invalid_request")
+    assert error["param"] == "stop"
+
+
+@pytest.mark.parametrize("name", ["docs/a.md", "a/b/c", "..%2F..%2Fetc"])
+def test_an_id_that_is_none_is_an_unknown_document(http: Http, name: str) -> None:
+    for answer in (http.get(f"/documents/{name}"), http.delete(f"/documents/{name}")):
+        refused(answer, 404, "unknown_document")
 
 
 def test_a_form_is_not_json(http: Http) -> None:

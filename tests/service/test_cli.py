@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
@@ -221,6 +222,9 @@ def test_another_server_is_an_error_in_words(other_server: str, command: tuple[s
         ["nonsense"],
         ["ask", "a", "--no-such-option"],
         ["serve", "--port", "many"],
+        ["learn", "-", "--wait", "nan"],
+        ["learn", "-", "--wait", "-3"],
+        ["forget", "a", "--wait", "inf"],
         ["canaries", "remove"],
         ["dead-letters", "retry"],
     ],
@@ -243,6 +247,14 @@ def test_a_server_whose_port_is_taken_ends_before_it_begins(server: ThreadServer
 @pytest.mark.parametrize("arguments", [["--port", "99999"], ["--namespace", "Not Valid"], ["--config", "none.toml"]])
 def test_a_server_with_impossible_settings_does_not_start(tmp_path: Path, arguments: list[str]) -> None:
     failed(run_alone("serve", "--data-dir", str(tmp_path / "data"), *arguments))
+
+
+def test_impossible_settings_are_refused_before_the_seconds_that_torch_takes() -> None:
+    script = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); from service.cli import app; app()"
+    wrong = os.environ | {"INFOLD_PORT": "99999"}
+    for command in (["serve"], ["worker"], ["doctor"], ["train-scorer", "model"]):
+        done = subprocess.run([sys.executable, "-c", script, *command], env=wrong, capture_output=True, text=True)
+        assert (done.returncode, done.stdout.strip()) == (1, "False"), done.stderr
 
 
 def test_a_data_directory_that_cannot_be_is_an_error_in_words(tmp_path: Path) -> None:
