@@ -5,9 +5,12 @@ about 1.5 times as fast as in rows (docs/LOG.md). The price is a second copy of 
 bfloat16 model on a CPU that has no instructions for it is computed in float32, where it is rounded to bfloat16 after each layer;
 but for a row or two its own weights are read, which are half as large.
 
+Queries, keys and values come of one product instead of three: 4 % of a step of 32 rows, 8 % of one of a single row.
+
 Covered: `nn.Linear` in float32 and bfloat16. Not covered: GPUs, GPT-2's Conv1D, quantised weights: they stay as they are.
 """
 
+from collections.abc import Sequence
 from typing import TypeGuard
 
 import torch
@@ -17,6 +20,8 @@ _ROWS = 32
 """Rows of input that the layout is made for."""
 _FEW = 2
 """Rows for which half as much to read counts for more than the layout: 5.0 against 12.5 ms for one, 10.8 against 11.9 for three."""
+_TOGETHER = ("q_proj", "k_proj", "v_proj")
+"""Layers of one module that read the same input, in the order in which they do."""
 
 
 def packable(layer: nn.Module) -> TypeGuard[nn.Linear]:
@@ -49,13 +54,35 @@ class PackedWeight:
         return out.to(x.dtype)
 
 
+class PackedProduct:
+    """The weights of layers that read the same input, as one: what it gives is kept until the last of them has taken its part."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        """Their dtypes and widths are one, and all have a bias or none has."""
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        assert len(biases) in (0, len(layers))
+        self._weight = PackedWeight(torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight)
+        self._bias = torch.cat(biases) if biases else None
+        self._sizes = [layer.out_features for layer in layers]
+        self._made: tuple[Tensor, tuple[Tensor, ...]] | None = None
+
+    def part(self, place: int, x: Tensor) -> Tensor:
+        """That of one layer: (..., d_in) to (..., d_out)."""
+        made = self._made
+        if made is None or made[0] is not x:
+            made = (x, torch.split(self._weight.apply(x, self._bias), self._sizes, -1))
+        self._made = None if place == len(self._sizes) - 1 else made
+        return made[1][place]
+
+
 class PackedLinear(nn.Module):
     """In place of an `nn.Linear`, which it was made from. Its weight must not change any more."""
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, product: PackedProduct | None = None, place: int = 0) -> None:
+        """product: that it is a part of, at `place`; None: of its own."""
         super().__init__()
         self.layer = layer
-        self._weight = PackedWeight(layer.weight)
+        self._product, self._place = product or PackedProduct([layer]), place
 
     @property
     def bias(self) -> Tensor | None:
@@ -64,13 +91,19 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) to (..., d_out)."""
-        return self._weight.apply(x, self.bias)
+        return self._product.part(self._place, x)
 
 
 def pack_linears(model: nn.Module) -> None:
     """Replace every linear layer of `model` that has a faster layout."""
+    together = [getattr(model, name, None) for name in _TOGETHER]
+    layers = [layer for layer in together if isinstance(layer, nn.Linear) and packable(layer)]
+    if len(layers) == len(_TOGETHER) and len({(x.in_features, x.weight.dtype, x.bias is None) for x in layers}) == 1:
+        product = PackedProduct(layers)
+        for place, (name, layer) in enumerate(zip(_TOGETHER, layers, strict=True)):
+            setattr(model, name, PackedLinear(layer, product, place))
     for name, child in list(model.named_children()):
         if packable(child):
             setattr(model, name, PackedLinear(child))
-        else:
+        elif not isinstance(child, PackedLinear):
             pack_linears(child)

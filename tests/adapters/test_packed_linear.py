@@ -1,5 +1,6 @@
 """Packed layers compute what the layers that they were made from do."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -27,6 +28,49 @@ def test_a_packed_layer_is_the_layer(shape: tuple[int, ...], bias: bool, dtype: 
     assert found.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(found, layer(x), rtol=tolerance, atol=tolerance)
+
+
+class Attention(nn.Module):
+    """Three layers of one input, and one of another."""
+
+    def __init__(self, bias: bool, dtype: torch.dtype, value_bias: bool | None = None) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(24, 40, bias=bias, dtype=dtype)
+        self.k_proj = nn.Linear(24, 8, bias=bias, dtype=dtype)
+        self.v_proj = nn.Linear(24, 8, bias=bias if value_bias is None else value_bias, dtype=dtype)
+        self.o_proj = nn.Linear(40, 24, bias=False, dtype=dtype)
+
+    def forward(self, x: Tensor, other: Tensor) -> tuple[Tensor, ...]:
+        """Also what a layer makes of an input of its own, before and after the others have had theirs."""
+        return self.q_proj(x), self.k_proj(other), self.k_proj(x), self.v_proj(x), self.q_proj(other), self.v_proj(other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("bias", "value_bias"), [(False, None), (True, None), (True, False)])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_layers_of_one_input_are_one_product_and_each_gets_its_own_part(
+    rows: int, bias: bool, value_bias: bool | None, dtype: torch.dtype
+) -> None:
+    model = Attention(bias, dtype, value_bias).requires_grad_(False)
+    x, other = torch.randn(rows, 24, dtype=dtype), torch.randn(rows, 24, dtype=dtype)
+    plain = model(x, other)
+    pack_linears(model)
+    products = {id(layer._product) for layer in (model.q_proj, model.k_proj, model.v_proj) if isinstance(layer, PackedLinear)}
+    assert len(products) == (1 if value_bias is None else 3)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for found, wanted in zip(model(x, other), plain, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_a_product_keeps_nothing_once_its_last_part_was_taken() -> None:
+    model = Attention(False, torch.float32).requires_grad_(False)
+    pack_linears(model)
+    x = torch.randn(2, 24)
+    seen = weakref.ref(x)
+    for layer in (model.q_proj, model.k_proj, model.v_proj):
+        layer(x)
+    del x
+    assert seen() is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
