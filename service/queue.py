@@ -46,7 +46,7 @@ if idempotency ~= '' then
     return {'ok', cjson.encode(before.jobs)}
   end
 end
-local answer, fresh, planned = {}, {}, {}
+local answer, fresh, planned, known_already = {}, {}, {}, {}
 for _, d in ipairs(wanted) do
   local key = prefix .. d.document_id
   local known = redis.call('HMGET', key, 'sha256', 'job', 'forgetting', 'lost')
@@ -56,6 +56,7 @@ for _, d in ipairs(wanted) do
   elseif known[1] == d.sha256 and not known[3] and not known[4] and status and not anew[status]
     and not (status == 'succeeded' and left[d.document_id]) then
     table.insert(answer, known[2])
+    table.insert(known_already, d)
   else
     planned[d.document_id] = d
     table.insert(fresh, d)
@@ -64,6 +65,9 @@ for _, d in ipairs(wanted) do
 end
 local depth = redis.call('XLEN', jobs)
 if #fresh > 0 and depth + #fresh > limit then return {'full', depth} end
+for _, d in ipairs(known_already) do
+  if d.metadata ~= '{}' then redis.call('HSET', prefix .. d.document_id, 'metadata', d.metadata) end
+end
 for _, d in ipairs(fresh) do
   local before = redis.call('HGET', prefix .. d.document_id, 'job')
   before = before and 'infold:job:' .. before
@@ -167,7 +171,7 @@ class JobQueue:
         left: Collection[str] = (),
     ) -> list[Job]:
         """Queue documents, all or none. The same id with the same text again gives the same job, unless that came to no good: one
-        that failed, was cancelled or rejected is tried again, and so is what is `left` behind.
+        that failed, was cancelled or rejected is tried again, and so is what is `left` behind. New metadata are noted either way.
 
         idempotency: a client's key and a digest of the body that it came with. traceparent: of the request. left: ids of documents
         that were learned by what does not answer any more.

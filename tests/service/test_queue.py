@@ -82,6 +82,20 @@ async def test_the_same_document_again_is_the_same_job_whatever_became_of_it(que
     assert await queue.depth(NS) == 0
 
 
+async def test_new_metadata_of_a_text_that_is_there_are_noted_and_no_metadata_change_nothing(queue: JobQueue, client: Client) -> None:
+    async def noted() -> Any:
+        return json.loads((await client.hget(keys.document(NS, "a"), "metadata")) or "")
+
+    [job] = await queue.accept(NS, [document("a", by="me")])
+    assert (await queue.accept(NS, [document("a")]))[0].job_id == job.job_id
+    assert await noted() == {"by": "me"}
+    assert (await queue.accept(NS, [document("a", by="you")]))[0].job_id == job.job_id
+    assert await noted() == {"by": "you"}
+    with pytest.raises(QueueFull):
+        await queue.accept(NS, [document("a", by="them"), *map(document, "bcdef")])
+    assert await noted() == {"by": "you"}, "all or nothing"
+
+
 @pytest.mark.parametrize("status", ["failed", "cancelled", "rejected"])
 async def test_a_document_whose_job_came_to_no_good_may_be_posted_again(queue: JobQueue, status: str) -> None:
     [job] = await queue.accept(NS, [document("a")])
