@@ -86,7 +86,7 @@ class Guard:
         if not fallen and self.verdict(UNTOUCHED, after) is None:
             return after, None  # within what one update may cost even if all of it were this one's
         self._workspace.install(current.weights())
-        reason = self.verdict(self.measure(probed.new, probed.earlier, turn), after)
+        reason = self.verdict(self._before(after, probed, turn), after)
         before = remembered(self._workspace, fallen)
         changed = [canary for canary, held in zip(fallen, before, strict=True) if held]
         return after, reason or self._canary_verdict(changed, len(probed.canaries))
@@ -100,9 +100,18 @@ class Guard:
     @torch.no_grad()
     def measure(self, new: Sequence[Memory], earlier: Sequence[Memory], turn: int) -> Drift:
         """Probe the weights installed. `turn` chooses the part of the held-out samples. Two forward passes: probes, and lessons."""
-        kl = self._raw_drift(turn, self._raw) if self._raw and not new else self._drift(self._picked(turn, self.config.probes))
+        kl = self._kl(new, turn)
         answers = remembered(self._workspace, [*new, *earlier])
         return Drift(kl, _share(answers[: len(new)]), _share(answers[len(new) :]))
+
+    @torch.no_grad()
+    def _before(self, after: Drift, probed: Probed, turn: int) -> Drift:
+        """Of the weights installed as much as the verdict on `after` turns on, so that no document pays for what earlier ones have
+        spent; else the best there can be."""
+        kl = self._kl(probed.new, turn) if after.kl > self.config.kl_step else UNTOUCHED.kl
+        if after.retained >= UNTOUCHED.retained - self.config.retention_loss:
+            return replace(UNTOUCHED, kl=kl)
+        return Drift(kl, UNTOUCHED.taken, _share(remembered(self._workspace, probed.earlier)))
 
     @torch.no_grad()
     def held_out_kl(self) -> float:
@@ -117,6 +126,9 @@ class Guard:
         shown = "; ".join(self._workspace.base.decode(list(m.prompt)).strip() for m in changed[:SHOWN])
         more = "; ..." if len(changed) > SHOWN else ""
         return f"{len(changed)} of {count} canaries would no longer be answered as they must be: {shown}{more}"
+
+    def _kl(self, new: Sequence[Memory], turn: int) -> float:
+        return self._raw_drift(turn, self._raw) if self._raw and not new else self._drift(self._picked(turn, self.config.probes))
 
     def _picked(self, turn: int, probes: int) -> list[int]:
         """The next samples in turn."""

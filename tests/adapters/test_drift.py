@@ -253,6 +253,29 @@ def noise(workspace: Workspace, scale: float) -> Delta:
     )
 
 
+@pytest.mark.parametrize("spent", [0.0, 0.02, 0.05])
+@pytest.mark.parametrize("added", [0.0, 0.02, 0.05])
+@pytest.mark.parametrize("loss", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("step", [1e-4, 1e-2, 1e9])
+def test_a_verdict_is_as_if_all_had_been_measured_before_and_after(
+    spent: float, added: float, loss: float, step: float, guarded: Guarded
+) -> None:
+    guarded.disturb(0.0)
+    workspace = guarded.workspace
+    earlier = [lesson(workspace, prompt, known) for prompt in ("Mira Holm", "Anna", "x") for known in (True, False)]
+    current = DeltaSum(workspace.base_weights)
+    current.add(noise(workspace, spent))
+    candidate = current.copy()
+    candidate.add(noise(workspace, added))
+    guard = Guarded(workspace, guarded.held_out, GuardConfig(kl_step=step, kl_total=1e9, retention_loss=loss)).guard
+    drift, reason = guard.judge(current, candidate, Probed((), earlier), 3)
+    measured = []
+    for total in (current, candidate):
+        workspace.install(total.weights())
+        measured.append(guard.measure((), earlier, 3))
+    assert (drift, reason) == (measured[1], guard.verdict(*measured))
+
+
 def test_canaries_whose_answers_change_reject_a_candidate_and_are_named(guarded: Guarded) -> None:
     guarded.disturb(0.0)
     workspace = guarded.workspace

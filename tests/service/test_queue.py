@@ -82,7 +82,7 @@ async def test_the_same_document_again_is_the_same_job_whatever_became_of_it(que
     assert await queue.depth(NS) == 0
 
 
-async def test_new_metadata_of_a_text_that_is_there_are_noted_and_no_metadata_change_nothing(queue: JobQueue, client: Client) -> None:
+async def test_new_metadata_of_a_text_that_is_there_are_noted_and_none_change_nothing(queue: JobQueue, client: Client) -> None:
     async def noted() -> Any:
         return json.loads((await client.hget(keys.document(NS, "a"), "metadata")) or "")
 
