@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import NAMESPACES, Taught
+from conftest import Taught, fresh_namespace
 from serving import Http, ThreadServer, events, refused
 from torch import Tensor
 
@@ -52,7 +52,7 @@ class Lessons:
 @pytest.fixture(scope="module")
 def taught(server: ThreadServer, facts: list[Taught]) -> Lessons:
     """Learned once; what asks it changes nothing."""
-    namespace, found = NAMESPACES[-1], []
+    namespace, found = fresh_namespace(), []
     for number, fact in enumerate(facts[:3]):
         job = server.http.learned(text=fact.text, id=f"doc-{number}", namespace=namespace)
         assert job["status"] == "succeeded"

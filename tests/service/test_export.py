@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import NAMESPACES, Taught
+from conftest import Taught
 from peft import PeftModel
 from serving import Http, ThreadServer, refused
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -134,14 +134,14 @@ def test_the_command_writes_the_directory_and_shows_what_it_cost(
     assert answer_with(tmp_path / "new" / "adapter", fact.prompt) == fact.answer
 
 
-def test_a_directory_with_something_in_it_is_left_alone_unless_forced(server: ThreadServer, tmp_path: Path) -> None:
+def test_a_directory_with_something_in_it_is_left_alone_unless_forced(server: ThreadServer, namespace: str, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     for target in (tmp_path, tmp_path / "mine"):
-        refusal = run(server, "v0", str(target), "--namespace", NAMESPACES[-1])
+        refusal = run(server, "v0", str(target), "--namespace", namespace)
         assert refusal.exit_code == 1
         assert "not an empty directory" in refusal.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    forced = run(server, "v0", str(tmp_path), "--force", "--json", "--namespace", NAMESPACES[-1])
+    forced = run(server, "v0", str(tmp_path), "--force", "--json", "--namespace", namespace)
     assert forced.exit_code == 0, forced.output
     assert json.loads(forced.stdout)["version"] == "v0"
     assert (tmp_path / "mine").read_text() == "mine"

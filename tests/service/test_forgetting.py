@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 import torch
-from conftest import Taught
+from conftest import Taught, fresh_namespace
 from serving import Http, ThreadServer, eventually, refused, serving
 from typer.testing import CliRunner
 
@@ -66,7 +66,7 @@ def test_a_document_that_is_taken_back_is_not_answered_and_the_others_are(
 def test_exactly_forgotten_is_bit_for_bit_never_learned(server: ThreadServer, facts: list[Taught]) -> None:
     """Two namespaces: one has never seen the documents. (Of both, all documents were accepted.) What the first time learned anew
     is learned anew again the second time."""
-    http, (one, other) = server.http, ("ns-078", "ns-079")
+    http, (one, other) = server.http, (fresh_namespace(), fresh_namespace())
     teach(http, one, facts, 5)
     forget(http, "doc-3", one, exact=True)
     forget(http, "doc-1", one, exact=True)

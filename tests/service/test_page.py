@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import NAMESPACES, Taught, learn_one
+from conftest import Taught, fresh_namespace, learn_one
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from serving import Http, ThreadServer, eventually, refused
 
@@ -51,7 +51,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def shown(server: ThreadServer, facts: list[Taught]) -> Shown:
     """A namespace in which one document was learned, for tests that leave it so."""
-    namespace = NAMESPACES[-1]
+    namespace = fresh_namespace()
     return (namespace, *learn_one(server.http, namespace, facts))
 
 

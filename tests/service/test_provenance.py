@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Taught
+from conftest import Taught, fresh_namespace
 from serving import Http, ProcessServer, ThreadServer, eventually, finals, serving
 
 from adapters.checkpoint import Version, VersionStore
@@ -230,7 +230,7 @@ def _news(http: Http, jobs: list[dict[str, Any]], seen: tuple[str, ...]) -> tupl
 
 @pytest.mark.slow
 def test_namespaces_know_nothing_of_each_other(server: ThreadServer, trade: list[Taught]) -> None:
-    http, one, other = server.http, "ns-100", "ns-101"
+    http, one, other = server.http, fresh_namespace(), fresh_namespace()
     for namespace in (one, other):
         learn(http, namespace, trade=trade[0], trade_again=trade[1])
     forget(http, one, "trade")
