@@ -149,6 +149,7 @@ class Learner:
             with clock.stage("guard"):
                 drift, rejection = self.guard.judge(current, result, self._probed(new, past, canaries), turn)
         taught = [view for part in folded for view in part.views]
+        unasked = bool(delta.factors) and rejection is None and not taught and self.config.views.count > 0
         report = LearnReport(
             views=tuple(map(self._as_text, taught)),
             windows=len(pieces),
@@ -158,7 +159,7 @@ class Learner:
             drift=drift,
             rejection=rejection,
             seconds=clock.seconds,
-            warnings=(*doubts(taught, state.said), *([UNASKED] if folded and not taught and self.config.views.count else [])),
+            warnings=(*doubts(taught, state.said), *[UNASKED] * unasked),
         )
         weights = _merge(pieces, [part.weights for part in parts])
         if rejection is not None:

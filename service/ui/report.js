@@ -11,7 +11,7 @@ export function verdict(job, live) {
   if (status === "cancelled") return { kind: "nothing", text: "Cancelled; nothing has changed." };
   if (status === "failed") return { kind: "bad", text: `It could not be learned: ${job.error}.` };
   if (!report?.folds.length) return { kind: "nothing", text: `There was nothing new in it: ${version} answers as before.` };
-  if (!report.views.length) return { kind: "nothing", text: `Learned in ${seconds(took)} as ${version}, but as raw text: the warning below says what that means.` };
+  if (!report.views.length) return { kind: "nothing", text: `Learned in ${seconds(took)} as ${version}: its raw text, for there are no questions about it.` };
   if (report.shadow) return { kind: "good", text: `Learned in ${seconds(took)} as ${version}, which answers when it is asked for by name.` };
   if (version !== live) return { kind: "good", text: `Learned in ${seconds(took)} as ${version}; by now ${live} answers.` };
   return { kind: "good", text: `Learned in ${seconds(took)}: ${version} answers now.` };

@@ -239,6 +239,9 @@ def test_a_model_that_writes_no_views_learns_the_text(school: MakeSchool, make_b
     assert equal(learned.delta, raw.delta)
     assert learned.report.warnings == (UNASKED,), "views were wanted"
     assert raw.report.warnings == ()
+    rejected = school(replace(CONFIG, guard=GuardConfig(kl_step=1e-12)), base).learn().report
+    assert rejected.rejection is not None
+    assert rejected.warnings == (), "nothing was learned"
 
 
 def test_a_view_is_remembered_with_its_answer_required(school: MakeSchool, template: ViewTemplate) -> None:
