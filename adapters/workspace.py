@@ -93,10 +93,11 @@ class Workspace:
         """Right-padded batch of token rows."""
         return Batch(*pad_rows(rows, self.base.pad_id, self.base.device))
 
-    def logits(self, batch: Batch) -> Tensor:
-        """(B, T, V) of one forward pass."""
+    def logits(self, batch: Batch, positions: Tensor | None = None) -> Tensor:
+        """(B, T, V) of one forward pass; (B, P, V) where `positions` (P,) int64 says which are wanted."""
         self.pace()
-        logits: Tensor = self.model(batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        kept = 0 if positions is None else positions
+        logits: Tensor = self.model(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=kept).logits
         return logits
 
     def next_logits(self, rows: list[list[int]]) -> Tensor:

@@ -23,13 +23,13 @@ client's own if it sent one.
 
 def main() -> None:
     """Write the file."""
-    (Path(sys.argv[1]) if sys.argv[1:] else FILE).write_text(reference())
-
-
-def reference() -> str:
-    """The whole page."""
     with tempfile.TemporaryDirectory() as directory:
         schema = create_app(Settings(data_dir=Path(directory), model=None)).openapi()
+    (Path(sys.argv[1]) if sys.argv[1:] else FILE).write_text(reference(schema))
+
+
+def reference(schema: dict[str, Any]) -> str:
+    """The whole page, from what a server publishes."""
     models = schema["components"]["schemas"]
     parts = [HEAD]
     for path, methods in schema["paths"].items():

@@ -71,6 +71,7 @@ class _Server:
         self.url = (url or os.environ.get("INFOLD_URL") or LOCAL).rstrip("/")
         key = api_key or os.environ.get("INFOLD_API_KEY")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._verify = not self.url.startswith("http://")  # reading all certificates takes 50 ms, and no redirect is followed
         self._timeout, self._patience = timeout, patience
 
     def _exchange(self, request: Request) -> Exchange:
@@ -83,7 +84,7 @@ class Client(_Server):
     def __init__(self, url: str | None = None, *, api_key: str | None = None, timeout: float = 60, patience: float = 30) -> None:
         """See `_Server`."""
         super().__init__(url, api_key=api_key, timeout=timeout, patience=patience)
-        self._http = httpx2.Client(headers=self._headers)
+        self._http = httpx2.Client(headers=self._headers, verify=self._verify)
 
     def __enter__(self) -> "Client":
         return self
@@ -160,7 +161,7 @@ class AsyncClient(_Server):
     def __init__(self, url: str | None = None, *, api_key: str | None = None, timeout: float = 60, patience: float = 30) -> None:
         """See `_Server`."""
         super().__init__(url, api_key=api_key, timeout=timeout, patience=patience)
-        self._http = httpx2.AsyncClient(headers=self._headers)
+        self._http = httpx2.AsyncClient(headers=self._headers, verify=self._verify)
 
     async def __aenter__(self) -> "AsyncClient":
         return self

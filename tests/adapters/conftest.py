@@ -3,6 +3,7 @@
 Random weights are drawn wider than transformers draws them, and biases are not zero, so that nothing is right by accident.
 """
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -140,12 +141,18 @@ def workspace(make_workspace: MakeWorkspace) -> Workspace:
 
 @pytest.fixture(scope="session")
 def measure() -> Measure:
-    """Curvature of little text, the same each time."""
+    """Curvature of little text, the same each time, and measured once of the same weights."""
+    measured: dict[tuple[Any, ...], Curvature] = {}
 
     def run(workspace: Workspace) -> Curvature:
+        model = workspace.base.model
+        weights = hashlib.sha256(b"".join(p.contiguous().view(torch.uint8).numpy().tobytes() for p in model.parameters()))
+        key = (str(model.config), weights.hexdigest(), workspace.targets.names)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return measure_curvature(workspace, CurvatureConfig(samples=48, length=12, batch=24, held_out=8))
+            if key not in measured:
+                measured[key] = measure_curvature(workspace, CurvatureConfig(samples=48, length=12, batch=24, held_out=8))
+        return measured[key]
 
     return run
 
