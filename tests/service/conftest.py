@@ -17,7 +17,7 @@ from serving import Http, ThreadServer, serving
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from adapters.base_model import BaseModel
-from adapters.config import CurvatureConfig, LearnConfig
+from adapters.config import CurvatureConfig, LearnConfig, ReflectionConfig
 from adapters.demo import MODEL_PATH
 from adapters.demo.world import World, document, question
 from service.connection import Client, connect
@@ -107,8 +107,8 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings_for(cache_dir: Path) -> Callable[..., Settings]:
-    """Factory: settings of a server with the demo model."""
-    learn = LearnConfig(curvature=CurvatureConfig(samples=64))
+    """Factory: settings of a server with the demo model, which looks back at less, for its streams are short."""
+    learn = LearnConfig(curvature=CurvatureConfig(samples=64), reflection=ReflectionConfig(reviewed=16))
 
     def build(data_dir: Path, **more: Any) -> Settings:
         return Settings(**{"data_dir": data_dir, "cache_dir": cache_dir, "learn": learn, "drain_seconds": 5, **more})
