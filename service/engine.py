@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
 import torch
@@ -25,7 +24,7 @@ from service.delivery import Delivery
 from service.errors import InvalidRequest, NotReady, ServiceError
 from service.generation import Piece, Wanted
 from service.metrics import Metrics
-from service.prefixes import Layers, Prefix, PrefixCache
+from service.prefixes import Prefix, PrefixCache
 from service.reading import MOST_TOKENS, Prompt, Reading, ReadingPace, unread
 from service.sampler import choose, score
 from service.slot_cache import SlotCache
@@ -225,13 +224,8 @@ class Engine:
         for row, running in enumerate(joined):
             self._cache.join(reading.cache, row, len(running.wanted.prompt))
             self._running.append(running)
-            self._keep(running, running.wanted.prompt, partial(reading.layers, row))
+            self._prefixes.add(running.owner, running.wanted.prompt, reading.layers(row))
         self._write(joined, logits)
-
-    def _keep(self, running: Underway, tokens: tuple[int, ...], layers: Callable[[], Layers]) -> None:
-        """For those to come that begin so."""
-        if self._prefixes.worth_adding(running.owner, tokens):
-            self._prefixes.add(running.owner, tokens, layers())
 
     def _decode(self) -> None:
         """One token for every running request."""
@@ -265,7 +259,7 @@ class Engine:
         if running in self._running:
             row = self._running.index(running)
             text_read = (*running.wanted.prompt, *running.tokens[:-1])
-            self._keep(running, text_read, partial(self._cache.layers_of, row))
+            self._prefixes.add(running.owner, text_read, self._cache.layers_of(row))
             self._cache.leave(row)
             self._running[row] = self._running[-1]
             self._running.pop()

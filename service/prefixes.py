@@ -1,19 +1,24 @@
 """Keys and values of texts that were read lately, so that a prompt which begins like one of them is read from there on.
 
-They are kept by owner, a namespace and a version: no version reads with another's, and no namespace can learn from the time
-that an answer takes what another has asked. A text is found by chained hashes of its blocks of tokens, and compared.
+They are kept in blocks of tokens, each found by a chained hash of all that it ends, so that texts which begin alike share their
+blocks. The hash names an owner too, a namespace and a version: no version reads with another's, and no namespace can learn from
+the time that an answer takes what another has asked. All blocks lie in one buffer per layer, made once: memory cannot fray.
 
-Covered: finding, adding, forgetting the longest unused. Not covered: sharing memory between texts, locking (one thread uses it).
+Covered: finding, adding, giving the place of the longest unused away. Not covered: what is left of a text after its last whole
+block, locking (one thread uses it).
 """
 
+import hashlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 BLOCK = 16
-"""Tokens: what two texts share is found in whole blocks."""
+"""Tokens."""
 
 Owner = tuple[str, str]
 """Namespace, and key of a version."""
@@ -23,85 +28,91 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Prefix:
-    """What need not be read again."""
+    """What need not be read again. To be read before anything is added to the cache that found it."""
 
     length: int
-    layers: Layers
-    """The first `length` columns count."""
+    """Tokens."""
+    buffers: Layers
+    """Keys and values (S, H, L, D) of each layer, in blocks of L tokens."""
+    places: Tensor
+    """(N,) int64: the blocks that it is made of."""
 
-
-@dataclass(eq=False)
-class _Text:
-    tokens: tuple[int, ...]
-    layers: Layers
-    size: int
-    """Bytes."""
-    found_by: set[tuple[Owner, int]]
+    def layer(self, number: int) -> tuple[Tensor, Tensor]:
+        """A copy of the keys and values (H, length, D) of one layer."""
+        keys, values = (t[self.places].transpose(0, 1).flatten(1, 2) for t in self.buffers[number])
+        return keys[:, : self.length], values[:, : self.length]
 
 
 class PrefixCache:
-    """Texts, the longest unused first."""
+    """Blocks, the longest unused first; of one text the last before the first, which without the first nobody finds."""
 
     def __init__(self, limit: int) -> None:
         """limit: bytes; 0: keep nothing."""
-        self._limit, self.size = limit, 0
-        self._texts: OrderedDict[_Text, None] = OrderedDict()
-        self._index: dict[tuple[Owner, int], _Text] = {}
+        self._limit = limit
+        self._places: OrderedDict[bytes, int] = OrderedDict()
+        """Of each block, by its hash."""
+        self._buffers: Layers = ()
+        self._free: list[int] = []
+        """Places, the first of them last."""
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._places)
 
     def longest(self, owner: Owner, tokens: Sequence[int]) -> Prefix | None:
         """The longest known beginning of a prompt, its last token left out: somebody must say what comes next."""
-        found, shared = None, 0
-        for length, key in _blocks(owner, tokens[:-1]):
-            text = self._index.get(key)
-            if text is None or tuple(tokens[:length]) != text.tokens[:length]:
+        known = []
+        for key in _blocks(owner, tokens[:-1]):
+            if key not in self._places:
                 break
-            found, shared = text, length
-        if found is None:
+            known.append(key)
+        if not known:
             return None
-        self._texts.move_to_end(found)
-        return Prefix(shared, found.layers)
-
-    def worth_adding(self, owner: Owner, tokens: Sequence[int]) -> bool:
-        """Whether there is a block of it that is not known yet."""
-        keys = [key for _, key in _blocks(owner, tokens)]
-        return self._limit > 0 and bool(keys) and keys[-1] not in self._index
+        self._used(known)
+        places = torch.tensor([self._places[key] for key in known], device=self._buffers[0][0].device)
+        return Prefix(len(known) * BLOCK, self._buffers, places)
 
     def add(self, owner: Owner, tokens: Sequence[int], layers: Layers) -> None:
-        """Keep a text. layers: nothing else may write to them; those of more tokens than the cache takes are not kept."""
-        size = sum(t.nbytes for pair in layers for t in pair)
-        if size > self._limit:
+        """Keep a copy of what is new of a text, or of its beginning where all of it does not fit."""
+        if self._limit == 0 or len(tokens) < BLOCK:
             return
-        text = _Text(tuple(tokens), layers, size, set())
-        self._texts[text] = None
-        self.size += size
-        for _, key in _blocks(owner, tokens):
-            self._found_by(key, text)
-        while self.size > self._limit:
-            self._forget(next(iter(self._texts)))
+        if not self._buffers:
+            self._allocate(layers)
+        keys = list(_blocks(owner, tokens))[: len(self._places) + len(self._free)]
+        self._used([key for key in keys if key in self._places])
+        new = [number for number, key in enumerate(keys) if key not in self._places]
+        if not new:
+            return
+        places = [self._place() for _ in new]
+        into, out_of = torch.tensor([places, new], device=layers[0][0].device)
+        for buffers, found in zip(self._buffers, layers, strict=True):
+            for buffer, one in zip(buffers, found, strict=True):
+                blocks = one[:, : len(keys) * BLOCK].view(one.shape[0], -1, BLOCK, one.shape[-1]).transpose(0, 1)
+                buffer.index_copy_(0, into, blocks[out_of])
+        self._places |= {keys[number]: place for number, place in zip(new, places, strict=True)}
+        self._used(keys)
 
-    def _found_by(self, key: tuple[Owner, int], text: _Text) -> None:
-        """`text` from now on; a text that nothing finds any more, for it begins this one, is dropped."""
-        before = self._index.get(key)
-        self._index[key] = text
-        text.found_by.add(key)
-        if before is not None:
-            before.found_by.discard(key)
-            if not before.found_by:
-                self._forget(before)
+    def _allocate(self, layers: Layers) -> None:
+        """Now that it is known what a token takes. Of what nobody has written to yet, the system has given nothing."""
+        places = self._limit // (BLOCK * sum(t[:, 0].nbytes for pair in layers for t in pair))
 
-    def _forget(self, text: _Text) -> None:
-        del self._texts[text]
-        self.size -= text.size
-        for key in text.found_by:
-            del self._index[key]
+        def buffer(one: Tensor) -> Tensor:
+            return one.new_empty(places, one.shape[0], BLOCK, one.shape[-1])
+
+        self._buffers = [(buffer(keys), buffer(values)) for keys, values in layers]
+        self._free = list(reversed(range(places)))
+
+    def _place(self) -> int:
+        """One that is free, else that of the block that was not used for longest."""
+        return self._free.pop() if self._free else self._places.popitem(last=False)[1]
+
+    def _used(self, keys: Sequence[bytes]) -> None:
+        for key in reversed(keys):
+            self._places.move_to_end(key)
 
 
-def _blocks(owner: Owner, tokens: Sequence[int]) -> Iterator[tuple[int, tuple[Owner, int]]]:
-    """Lengths of all beginnings of whole blocks, and the keys that find them."""
-    chained = 0
+def _blocks(owner: Owner, tokens: Sequence[int]) -> Iterator[bytes]:
+    """What finds each whole block: a hash of its owner and of all tokens up to its end."""
+    chained = hashlib.blake2b(repr(owner).encode(), digest_size=16).digest()
     for end in range(BLOCK, len(tokens) + 1, BLOCK):
-        chained = hash((chained, tuple(tokens[end - BLOCK : end])))
-        yield end, (owner, chained)
+        chained = hashlib.blake2b(chained + array("q", tokens[end - BLOCK : end]).tobytes(), digest_size=16).digest()
+        yield chained

@@ -9,7 +9,7 @@ Covered: chunks, known prefixes, versions per row. Not covered: which requests, 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -72,25 +72,21 @@ class Reading:
         return logits
 
     def layers(self, row: int) -> Layers:
-        """A copy of what was read of one row, without padding."""
-        length = self._lengths[row]
-        return [(keys[row, :, -length:].clone(), values[row, :, -length:].clone()) for keys, values in self._buffers()]
+        """What was read of one row, without padding."""
+        length, layers = self._lengths[row], cast(Any, self.cache).layers
+        return [(layer.keys[row, :, -length:], layer.values[row, :, -length:]) for layer in layers]
 
     def _copy(self, prefixes: Sequence[Prefix | None]) -> None:
         """Fill the columns before `column` with what is known of them."""
-        shape = next(prefix.layers for prefix in prefixes if prefix is not None)
-        for layer, (keys, values) in enumerate(shape):
-            filled = [t.new_zeros(len(prefixes), t.shape[0], self.column, t.shape[-1]) for t in (keys, values)]
+        some = next(prefix for prefix in prefixes if prefix is not None)
+        for layer, sample in enumerate(some.buffers):
+            filled = [t.new_zeros(len(prefixes), t.shape[1], self.column, t.shape[-1]) for t in sample]
             for row, (prefix, length) in enumerate(zip(prefixes, self._lengths, strict=True)):
                 first = self.width - length
                 if prefix is not None and first < self.column:
-                    for into, known in zip(filled, prefix.layers[layer], strict=True):
+                    for into, known in zip(filled, prefix.layer(layer), strict=True):
                         into[row, :, first:] = known[:, : self.column - first]
             self.cache.update(filled[0], filled[1], layer)
-
-    def _buffers(self) -> Iterator[tuple[Tensor, Tensor]]:
-        layers: Any = self.cache.layers
-        return ((layer.keys, layer.values) for layer in layers)
 
 
 def unread(prompts: Sequence[Prompt], prefixes: Sequence[Prefix | None]) -> int:

@@ -129,9 +129,9 @@ class SlotCache(Cache):
         self.starts.append(first)
 
     def layers_of(self, row: int) -> list[tuple[Tensor, Tensor]]:
-        """A copy of one request's keys and values (H, L, D), by layer."""
+        """One request's keys and values (H, L, D), by layer, where they are until the next step."""
         columns = slice(self.starts[row], self.end)
-        return [(layer.keys[row, :, columns].clone(), layer.values[row, :, columns].clone()) for layer in self.layers]
+        return [(layer.keys[row, :, columns], layer.values[row, :, columns]) for layer in self.layers]
 
     def leave(self, row: int) -> None:
         """Remove a request; the last row takes its place."""

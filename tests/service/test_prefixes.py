@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.prefixes import BLOCK, Layers, Prefix, PrefixCache
+from service.prefixes import BLOCK, Layers, Owner, PrefixCache
 
 MINE, ANOTHERS = ("mine", "v1"), ("anothers", "v1")
-TOKEN_BYTES = 2 * 4
+BLOCK_BYTES = BLOCK * 2 * 4
 """Of one layer's keys and values, one float each."""
 
 
@@ -34,69 +34,84 @@ TEXTS = st.lists(st.lists(st.sampled_from([(1,) * BLOCK, (2,) * BLOCK, (1,) * 7,
 )
 
 
+def found(cache: PrefixCache, tokens: tuple[int, ...], owner: Owner = MINE) -> int:
+    """How much of a prompt is known, and known rightly."""
+    prefix = cache.longest(owner, tokens)
+    if prefix is None:
+        return 0
+    (keys, values) = prefix.layer(0)
+    assert tuple(keys[0, :, 0].tolist()) == tokens[: prefix.length]
+    assert torch.equal(values, -keys)
+    return prefix.length
+
+
 @given(TEXTS, TEXTS)
 def test_the_longest_shared_beginning_is_found_in_whole_blocks(known: list[tuple[int, ...]], asked: list[tuple[int, ...]]) -> None:
-    cache = PrefixCache(10**6)
+    cache = PrefixCache(10**4)
     for tokens in known:
-        if cache.worth_adding(MINE, tokens):
-            cache.add(MINE, tokens, layers(tokens))
+        cache.add(MINE, tokens, layers(tokens))
     for tokens in asked:
-        best = max((shared(tokens[:-1], k) for k in known), default=0) // BLOCK * BLOCK
-        found = cache.longest(MINE, tokens)
-        assert (found.length if found else 0) == best
-        if found:
-            assert tuple(found.layers[0][0][0, :best, 0].tolist()) == tokens[:best]
-        assert cache.longest(ANOTHERS, tokens) is None
-        assert cache.longest((MINE[0], "v2"), tokens) is None
+        assert found(cache, tokens) == max((shared(tokens[:-1], k) for k in known), default=0) // BLOCK * BLOCK
+        assert found(cache, tokens, ANOTHERS) == found(cache, tokens, (MINE[0], "v2")) == 0
 
 
-@given(TEXTS, st.integers(0, 60))
-def test_no_more_is_kept_than_allowed_and_what_is_kept_can_be_found(known: list[tuple[int, ...]], tokens: int) -> None:
-    cache = PrefixCache(tokens * TOKEN_BYTES)
-    for one in known:
-        if cache.worth_adding(MINE, one):
-            cache.add(MINE, one, layers(one))
-        assert cache.size <= tokens * TOKEN_BYTES
-        findable = {id(found.layers) for k in known if (found := cache.longest(MINE, (*k, 9)))}
-        assert len(cache) == len(findable)
+@given(TEXTS, st.integers(0, 5))
+def test_no_more_blocks_are_kept_than_fit_and_all_of_them_can_be_found(known: list[tuple[int, ...]], room: int) -> None:
+    cache = PrefixCache(room * BLOCK_BYTES + BLOCK_BYTES // 2)
+    for tokens in known:
+        cache.add(MINE, tokens, layers(tokens))
+        assert found(cache, (*tokens, 9)) == min(room, len(tokens) // BLOCK) * BLOCK, "what was added last is there"
+        assert len(cache) <= room
+    beginnings = {k[:end] for k in known for end in range(BLOCK, len(k) + 1, BLOCK)}
+    assert len(cache) == sum(found(cache, (*one, 9)) == len(one) for one in beginnings)
+
+
+def test_texts_share_the_blocks_with_which_both_begin() -> None:
+    cache, one, other = PrefixCache(10**4), text(32, 32), text(32, 0, 48)
+    cache.add(MINE, one, layers(one))
+    cache.add(MINE, other, layers(other))
+    assert len(cache) == (32 + 32 + 48) // BLOCK
+    assert [found(cache, (*tokens, 1)) for tokens in (one, other)] == [64, 80]
 
 
 def test_the_longest_unused_goes_first() -> None:
     a, b, c = (text(0, 32), text(0, 0, 32), text(0, 0, 0, 32))
-    cache = PrefixCache(64 * TOKEN_BYTES)
+    cache = PrefixCache(4 * BLOCK_BYTES)
     cache.add(MINE, a, layers(a))
     cache.add(MINE, b, layers(b))
-    assert cache.longest(MINE, (*a, 1)) is not None
+    assert found(cache, (*a, 1)) == 32
     cache.add(MINE, c, layers(c))
-    assert [cache.longest(MINE, (*one, 1)) is not None for one in (a, b, c)] == [True, False, True]
+    assert [found(cache, (*one, 1)) for one in (a, b, c)] == [32, 0, 32]
 
 
-def test_a_text_that_goes_on_takes_the_place_of_its_beginning() -> None:
-    begun, whole = text(32), text(32, 32)
-    cache = PrefixCache(10**6)
-    cache.add(MINE, begun, layers(begun))
-    cache.add(MINE, whole, layers(whole))
-    assert len(cache) == 1
-    assert cache.size == 64 * TOKEN_BYTES
-    found = cache.longest(MINE, (*begun, 7))
-    assert found == Prefix(32, found.layers if found else ())
+def test_the_end_of_a_text_goes_before_its_beginning() -> None:
+    old, new = text(48), text(0, BLOCK)
+    cache = PrefixCache(3 * BLOCK_BYTES)
+    cache.add(MINE, old, layers(old))
+    cache.add(MINE, new, layers(new))
+    assert [found(cache, (*one, 1)) for one in (old, new)] == [32, BLOCK]
 
 
 def test_the_last_token_of_a_prompt_is_always_read() -> None:
     whole = text(2 * BLOCK)
-    cache = PrefixCache(10**6)
+    cache = PrefixCache(10**4)
     cache.add(MINE, whole, layers(whole))
-    found = cache.longest(MINE, whole)
-    assert found is not None
-    assert found.length == BLOCK
+    assert found(cache, whole) == BLOCK
 
 
-@pytest.mark.parametrize(("limit", "length"), [(0, 32), (10**6, BLOCK - 1)])
-def test_what_cannot_be_found_or_kept_is_not_worth_adding(limit: int, length: int) -> None:
-    assert not PrefixCache(limit).worth_adding(MINE, text(length))
+def test_a_copy_is_kept_and_what_is_found_is_one() -> None:
+    whole = text(2 * BLOCK)
+    cache, mine = PrefixCache(10**4), layers(whole)
+    cache.add(MINE, whole, mine)
+    mine[0][0].zero_()
+    prefix = cache.longest(MINE, (*whole, 1))
+    assert prefix is not None
+    prefix.layer(0)[0].zero_()
+    assert found(cache, (*whole, 1)) == len(whole)
 
 
-def test_a_text_larger_than_the_cache_is_not_kept() -> None:
-    cache = PrefixCache(10 * TOKEN_BYTES)
-    cache.add(MINE, text(32), layers(text(32)))
-    assert len(cache) == cache.size == 0
+@pytest.mark.parametrize(("limit", "length"), [(0, 32), (BLOCK_BYTES - 1, 32), (10**4, BLOCK - 1)])
+def test_what_cannot_be_found_or_kept_is_not_added(limit: int, length: int) -> None:
+    cache = PrefixCache(limit)
+    cache.add(MINE, text(length), layers(text(length)))
+    assert len(cache) == found(cache, (*text(length), 1)) == 0
