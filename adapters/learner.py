@@ -4,9 +4,7 @@ Covered: documents of any length (windows), views or raw text, rehearsal, the ve
 Not covered: queues, versions on disk, publishing (the server's work).
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,6 +19,7 @@ from adapters.drift import Drift, Guard, Probed
 from adapters.errors import InvalidConfig
 from adapters.fold import FoldReport, Lesson, fold
 from adapters.importance import TokenScorer, features, weigh
+from adapters.learn_report import UNASKED, Learned, LearnReport, StageClock, TokenWeight
 from adapters.memory import Memory, memorise, of_answer, remembered
 from adapters.metric import Metric
 from adapters.reflection import Past, recall, rehearse
@@ -38,47 +37,10 @@ from adapters.views import (
 from adapters.windows import Window, distinct, windows
 from adapters.workspace import Workspace
 
-TokenWeight = tuple[str, float]
-"""Text and weight of one token."""
 LEAST_WINDOW = 8
 """Tokens: no character takes more."""
 LARGEST_WINDOW = 1024
 """Tokens: longer windows are read less well, and ask for more views than one pass writes."""
-UNASKED = "the model wrote no question about it: it was learned as raw text, which may answer nothing"
-"""The warning of a document that views were asked for in vain."""
-
-
-@dataclass(frozen=True)
-class LearnReport:
-    """What happened to one document."""
-
-    views: tuple[str, ...]
-    """The views that were folded; empty when the raw text was, or nothing."""
-    windows: int
-    tokens_read: int
-    tokens_kept: int
-    """Predicted tokens with a weight above zero, of those read."""
-    folds: tuple[FoldReport, ...]
-    drift: Drift | None
-    """Of the candidate; None when nothing was folded."""
-    rejection: str | None
-    seconds: dict[str, float]
-    """Per stage: view, score, fold, guard."""
-    warnings: tuple[str, ...] = ()
-    """What speaks against learning from it, and did not keep it from being learned (`doubts.py`)."""
-
-
-@dataclass(frozen=True)
-class Learned:
-    """The result of learning one document."""
-
-    delta: Delta
-    total: DeltaSum
-    """What the version was before, and the delta."""
-    memories: tuple[Memory, ...]
-    weights: tuple[TokenWeight, ...]
-    """The document's tokens, as text, with their weights."""
-    report: LearnReport
 
 
 class Learner:
@@ -129,7 +91,7 @@ class Learner:
         Raises:
             EmptyDocument: nothing but white space.
         """
-        clock, candidate = _Clock(note), current.copy()
+        clock, candidate = StageClock(note), current.copy()
         pieces = self._windows(document)
         with clock.stage("fold", silent=True):  # views come first
             metric = self.metric.after(memories if self.config.views.count else ())  # the fast path has no lessons to keep
@@ -319,25 +281,6 @@ class _State:
     past: Past
     metric: DampedCurvature
     turn: int
-    clock: "_Clock"
+    clock: StageClock
     said: list[View] = field(default_factory=list)
     """What single sentences say; grows with each window."""
-
-
-class _Clock:
-    """Seconds spent per stage, and word of each that begins."""
-
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self.seconds: dict[str, float] = {}
-        self._note, self._noted = note, ""
-
-    @contextmanager
-    def stage(self, name: str, silent: bool = False) -> Iterator[None]:
-        if name != self._noted and not silent:
-            self._noted = name
-            self._note(name)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

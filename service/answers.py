@@ -13,8 +13,8 @@ from functools import partial
 
 from service.errors import GenerationFailed, InvalidRequest, NotReady
 from service.generation import Piece, Wanted
-from service.ledger import VersionRecord
 from service.runtime import Runtime
+from service.version_record import VersionRecord
 
 
 @dataclass(frozen=True)

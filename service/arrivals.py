@@ -18,11 +18,12 @@ from adapters.checkpoint import VersionStore
 from adapters.delta import DeltaSum
 from adapters.errors import CorruptCheckpoint
 from service.connection import PATIENCE_SECONDS
-from service.ledger import Ledger, VersionRecord
+from service.ledger import Ledger
 from service.metrics import Metrics
 from service.queue import JobQueue
 from service.residency import Residency
 from service.traces import Traces
+from service.version_record import VersionRecord
 
 ATTEMPTS = 4
 """To read a version."""

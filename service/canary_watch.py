@@ -20,8 +20,8 @@ from service.canaries import Canary
 from service.connection import PATIENCE_SECONDS
 from service.errors import AliasMoved, ServiceError
 from service.generation import Wanted
-from service.ledger import VersionRecord
 from service.runtime import Runtime
+from service.version_record import VersionRecord
 
 AT_ONCE = 4
 """Canaries asked together: clients go first."""

@@ -10,7 +10,8 @@ from service import keys
 from service.connection import Client
 from service.errors import NotADeadLetter, QueueFull, Superseded
 from service.job import Job
-from service.queue import QUEUE_AGAIN, JobQueue
+from service.queue import JobQueue
+from service.queue_scripts import QUEUE_AGAIN
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from service.connection import PATIENCE_SECONDS, connect
 from service.errors import DataDirectoryBusy
 from service.learning import make_learner
 from service.lease import Lease
-from service.ledger import Ledger, VersionRecord
+from service.ledger import Ledger
 from service.metrics import Metrics
 from service.model import load_model
 from service.settings import Settings
@@ -32,6 +32,7 @@ from service.state import State
 from service.traces import Traces
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
+from service.version_record import VersionRecord
 from service.worker import Worker
 
 log = structlog.get_logger()

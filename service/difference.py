@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from adapters.drift import UNTOUCHED
-from service.ledger import VersionRecord
 from service.runtime import Runtime
+from service.version_record import VersionRecord
 
 
 def difference(runtime: Runtime, namespace: str, old: str, new: str) -> dict[str, Any]:

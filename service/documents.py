@@ -15,7 +15,8 @@ from service.connection import Client
 from service.errors import AliasMoved, UnknownDocument
 from service.job import Claim
 from service.lease import FencedScript
-from service.ledger import EVENTS_KEPT_SECONDS, VersionRecord
+from service.ledger import EVENTS_KEPT_SECONDS
+from service.version_record import VersionRecord
 
 _AT_ONCE = 1000
 """Documents asked for together."""

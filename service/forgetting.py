@@ -25,9 +25,9 @@ from service import keys
 from service.documents import Mark
 from service.head import Head
 from service.job import Job
-from service.ledger import VersionRecord
 from service.provenance import ANSWERING, Provenance, trace
 from service.state import State
+from service.version_record import VersionRecord
 
 _TEXTS = "texts"
 """Among what is doomed: what the store's own log still holds of texts."""

@@ -15,7 +15,8 @@ from adapters.delta import DeltaSum
 from adapters.errors import CorruptCheckpoint
 from adapters.learner import Learner
 from adapters.memory import Memory
-from service.ledger import Ledger, VersionRecord
+from service.ledger import Ledger
+from service.version_record import VersionRecord
 
 log = structlog.get_logger()
 

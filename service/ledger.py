@@ -11,46 +11,17 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from adapters.checkpoint import Version
-from adapters.drift import UNTOUCHED
 from adapters.versioned_linear import BASE
 from service import keys
 from service.connection import LONGEST_BLOCK_SECONDS, Client
 from service.errors import AliasMoved, UnknownNamespace, UnknownVersion
 from service.job import Claim
 from service.lease import FencedScript
-
-
-@dataclass(frozen=True)
-class VersionRecord:
-    """A version as the namespace knows it."""
-
-    name: str
-    digest: str | None
-    """Of its directory; None: the base model."""
-    parent: str | None
-    """Name of the version that it was learned on top of."""
-    documents: tuple[str, ...]
-    job_id: str | None
-    created: float
-    drift: dict[str, float] | None
-    bytes: int
-
-    @property
-    def number(self) -> int:
-        """Which version of its namespace it is: names count up."""
-        return _number(self.name)
-
-    @property
-    def measured(self) -> dict[str, float] | None:
-        """What the probes said of it, or would say of the base model; None: it was not probed."""
-        return asdict(UNTOUCHED) if self.digest is None else self.drift
-
-
-BASE_RECORD = VersionRecord(BASE, None, None, (), None, 0.0, None, 0)
+from service.version_record import BASE_RECORD, VersionRecord, number_of, record_of
 
 _PUBLISH = """
 local _, versions, count, alias, shadow, job, events, document, moves = unpack(KEYS)
@@ -123,10 +94,10 @@ class Ledger:
         self._heard = max(self._heard, last, key=_entry) if moves else last
         read = zip(self._records.items(), answers[::3], answers[1::3], answers[2::3], strict=True)
         for (namespace, records), found, alias, shadow in read:
-            newest = max(map(_number, found), default=-1)
-            gone = [n for n in records if n not in found and 0 < _number(n) < newest]  # withdrawn; a late answer lacks newer ones
+            newest = max(map(number_of, found), default=-1)
+            gone = [n for n in records if n not in found and 0 < number_of(n) < newest]  # withdrawn; a late answer lacks newer ones
             self._lose(namespace, gone)
-            records.update({name: _record(text) for name, text in found.items()})
+            records.update({name: record_of(text) for name, text in found.items()})
             if not moves:  # of a ledger that was lost, or written before there were any
                 self._moved[namespace] = _entry(last)
             self._point(namespace, alias or BASE, last)
@@ -160,7 +131,7 @@ class Ledger:
         if served != STAYS and _entry(entry) > self._moved[namespace]:
             text = await self._redis.hget(keys.versions(namespace), name)
             if text is not None or name == BASE:  # else it was withdrawn since: another comes after it
-                record = self._records[namespace][name] = BASE_RECORD if text is None else _record(text)
+                record = self._records[namespace][name] = BASE_RECORD if text is None else record_of(text)
                 if not served:
                     self._shadows[namespace] = name
                 elif await arrive(namespace, record):
@@ -179,7 +150,7 @@ class Ledger:
 
     async def reached(self, namespace: str, version: str) -> None:
         """Wait until this process has resolved to `version`, or to a later one."""
-        while self._highest[namespace] < _number(version):
+        while self._highest[namespace] < number_of(version):
             await self.moved()
 
     async def moved(self) -> None:
@@ -191,7 +162,7 @@ class Ledger:
         if _entry(entry) >= self._moved[namespace]:
             self._shadows.pop(namespace, None)
             self._aliases[namespace], self._moved[namespace] = name, _entry(entry)
-        self._highest[namespace] = max(self._highest[namespace], _number(name))
+        self._highest[namespace] = max(self._highest[namespace], number_of(name))
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -330,16 +301,7 @@ class Ledger:
         return record
 
 
-def _number(name: str) -> int:
-    return int(name[1:])
-
-
 def _entry(entry: str) -> tuple[int, int]:
     """An id of a stream's entry, as Redis compares them."""
     first, _, second = entry.partition("-")
     return int(first), int(second or 0)
-
-
-def _record(text: str) -> VersionRecord:
-    fields = json.loads(text)
-    return VersionRecord(**{**fields, "documents": tuple(fields["documents"])})

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from adapters.checkpoint import VersionStore
-from service.ledger import Ledger, VersionRecord
+from service.ledger import Ledger
+from service.version_record import VersionRecord
 
 
 @dataclass(frozen=True)

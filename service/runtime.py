@@ -32,7 +32,6 @@ from service.errors import LearnsElsewhere, NotReady
 from service.explain import Explainer
 from service.learning import make_learner
 from service.lease import Lease
-from service.ledger import VersionRecord
 from service.metrics import Metrics
 from service.model import load_model, load_template, serve_fast
 from service.residency import Residency
@@ -41,6 +40,7 @@ from service.state import State
 from service.traces import Traces
 from service.turns import Turns
 from service.valkey import DataLock, EmbeddedValkey
+from service.version_record import VersionRecord
 from service.worker import Worker
 
 log = structlog.get_logger()

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from service.api_keys import Scope
 from service.job import Job
-from service.ledger import VersionRecord
+from service.version_record import VersionRecord
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
 _MOST_METADATA_BYTES = 16_384

@@ -16,13 +16,13 @@ from service.errors import AliasMoved
 from service.forgetting import Forgetting, Without
 from service.head import Heads
 from service.job import Claim
-from service.ledger import VersionRecord
 from service.metrics import Metrics
 from service.provenance import Provenance, trace
 from service.residency import Residency
 from service.retention import surplus
 from service.state import State
 from service.turns import Turns
+from service.version_record import VersionRecord
 from service.withdrawal import Changes, Withdrawal
 
 T = TypeVar("T")

@@ -16,9 +16,10 @@ from service.connection import Client
 from service.errors import AliasMoved
 from service.job import Claim
 from service.lease import FencedScript
-from service.ledger import Ledger, VersionRecord
+from service.ledger import Ledger
 from service.provenance import Provenance
-from service.queue import QUEUE_AGAIN
+from service.queue_scripts import QUEUE_AGAIN
+from service.version_record import VersionRecord
 
 _WITHDRAW = """
 local _, versions, count, alias, shadow, job, document, documents, moves, doomed, waiting = unpack(KEYS)

@@ -25,7 +25,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from adapters.checkpoint import Version
 from adapters.errors import AdapterError, CorruptCheckpoint
-from adapters.learner import Learned, Learner
+from adapters.learn_report import Learned
+from adapters.learner import Learner
 from service.canaries import Canary, as_memories
 from service.connection import PATIENCE_SECONDS
 from service.errors import AliasMoved, Fenced, QueueFull

@@ -19,7 +19,8 @@ from adapters.base_model import BaseModel
 from adapters.delta import Delta, DeltaSum
 from adapters.drift import Drift
 from adapters.fold import FoldReport
-from adapters.learner import Learned, Learner, LearnReport
+from adapters.learn_report import Learned, LearnReport
+from adapters.learner import Learner
 from adapters.memory import Memory, of_answer
 from adapters.targets import find_targets
 from adapters.workspace import Workspace

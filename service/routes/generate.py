@@ -13,11 +13,11 @@ from adapters.errors import AdapterError
 from service.answers import Answer, begin, encode
 from service.errors import ServiceError, error_of
 from service.generation import Piece, Sampling, Wanted
-from service.ledger import VersionRecord
 from service.routes.access import MayGenerate
 from service.routes.common import RuntimeOf, event
 from service.runtime import Runtime
 from service.schemas import GenerateIn
+from service.version_record import VersionRecord
 
 router = APIRouter()
 DEFAULT_NEW_TOKENS = 128

@@ -15,12 +15,12 @@ from fastapi.responses import StreamingResponse
 from service.answers import Answer, begin_all, encode, fitting, merged
 from service.errors import InvalidRequest, ServiceError, UnknownModel, error_of
 from service.generation import Wanted
-from service.ledger import VersionRecord
 from service.openai_bodies import MOST_CHOICES, ChatIn, CompletionIn
 from service.openai_shapes import ChatShape, Choice, CompletionShape, Shape
 from service.routes.access import Access, MayGenerate
 from service.routes.common import LAST_EVENT, RuntimeOf, event
 from service.runtime import Runtime
+from service.version_record import VersionRecord
 
 router = APIRouter(prefix="/v1")
 _SUFFIX = re.compile(r"(?::(?P<namespace>[^:@]+))?(?:@(?P<version>[^:@]+))?")

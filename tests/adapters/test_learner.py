@@ -16,7 +16,8 @@ from adapters.delta import Delta, DeltaSum
 from adapters.drift import UNTOUCHED
 from adapters.errors import EmptyDocument
 from adapters.importance import TokenScorer
-from adapters.learner import UNASKED, Learned, Learner
+from adapters.learn_report import UNASKED, Learned
+from adapters.learner import Learner
 from adapters.memory import Memory
 from adapters.targets import find_targets
 from adapters.views import View, ViewTemplate, judge_views

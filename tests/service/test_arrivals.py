@@ -15,10 +15,11 @@ from adapters.workspace import Workspace
 from service import arrivals
 from service.arrivals import Arrivals
 from service.connection import Client
-from service.ledger import Ledger, VersionRecord
+from service.ledger import Ledger
 from service.metrics import Metrics
 from service.queue import JobQueue
 from service.residency import Residency
+from service.version_record import VersionRecord
 
 pytestmark = pytest.mark.anyio
 NS = "default"

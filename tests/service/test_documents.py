@@ -12,9 +12,10 @@ from service.connection import Client
 from service.documents import Documents, Mark
 from service.errors import AliasMoved, QueueFull, UnknownDocument
 from service.job import Claim, NewDocument
-from service.ledger import BASE_RECORD, Ledger
+from service.ledger import Ledger
 from service.orders import Orders
 from service.queue import JobQueue
+from service.version_record import BASE_RECORD
 
 pytestmark = pytest.mark.anyio
 NS, OTHER = "default", "other"

@@ -14,10 +14,11 @@ from service.documents import Documents
 from service.errors import Fenced
 from service.job import Claim, NewDocument
 from service.lease import Lease
-from service.ledger import BASE_RECORD, Ledger
+from service.ledger import Ledger
 from service.metrics import Metrics
 from service.queue import JobQueue
 from service.valkey import DataLock
+from service.version_record import BASE_RECORD
 
 pytestmark = pytest.mark.anyio
 NS, OTHER = "default", "other"

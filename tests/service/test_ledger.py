@@ -16,8 +16,9 @@ from service import keys
 from service.connection import Client
 from service.errors import AliasMoved, UnknownNamespace, UnknownVersion
 from service.job import Claim, NewDocument
-from service.ledger import Ledger, VersionRecord
+from service.ledger import Ledger
 from service.queue import JobQueue
+from service.version_record import VersionRecord
 
 pytestmark = pytest.mark.anyio
 NS, OTHER = "default", "other"

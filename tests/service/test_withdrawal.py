@@ -14,11 +14,12 @@ from service.documents import Documents
 from service.errors import AliasMoved, Fenced, UnknownVersion
 from service.job import Claim, Job, NewDocument
 from service.lease import Lease
-from service.ledger import Ledger, VersionRecord
+from service.ledger import Ledger
 from service.metrics import Metrics
 from service.orders import Orders
 from service.provenance import ANSWERING, Provenance
 from service.queue import JobQueue
+from service.version_record import VersionRecord
 from service.withdrawal import Changes, Withdrawal
 
 pytestmark = pytest.mark.anyio

@@ -18,7 +18,8 @@ from adapters.checkpoint import Version, VersionStore
 from adapters.config import LearnConfig
 from adapters.delta import DeltaSum
 from adapters.errors import AdapterError
-from adapters.learner import Learned, Learner
+from adapters.learn_report import Learned
+from adapters.learner import Learner
 from adapters.measured import curvature_of
 from adapters.memory import Memory
 from service.canaries import Canaries
