@@ -37,8 +37,8 @@ class Drift:
 
 SHOWN = 3
 """Canaries that a verdict names."""
-RAW_TURNS = 16
-"""So many updates in succession share their probes where they come from raw text."""
+TURNS, RAW_TURNS = 4, 16
+"""So many updates in succession share their probes, so that where one ended the next begins; and where they come from raw text."""
 UNTOUCHED = Drift(0.0, 1.0, 1.0)
 """Of the base model, by definition."""
 
@@ -54,14 +54,17 @@ class Probed:
 
 
 @dataclass(frozen=True)
-class _RawProbe:
-    """What was measured for raw text last."""
+class _Measured:
+    """What was measured on held-out text lately."""
 
+    raw: bool
+    """As for an update from raw text."""
     picked: list[int]
     """Samples."""
     weights: Mapping[str, Tensor]
-    stem: Stem
     drift: float
+    stem: Stem | None = None
+    """Of raw text: what the layers that it does not change gave."""
 
 
 class Guard:
@@ -73,7 +76,8 @@ class Guard:
         The base weights are left installed.
         """
         self.config, self._workspace, self._held_out, self._raw = config, workspace, held_out, raw
-        self._last: _RawProbe | None = None
+        self._measured: list[_Measured] = []
+        """The candidate, after that of the update before."""
         workspace.install(workspace.base_weights)
         with torch.no_grad():
             batches = [held_out[i : i + config.probes] for i in range(0, len(held_out), config.probes)]
@@ -83,13 +87,12 @@ class Guard:
         """What is measured of `candidate`, at exactly the weights that would be served, and why to reject it, or None."""
         after, held = self.probe(candidate, probed, turn)
         fallen = [canary for canary, holds in zip(probed.canaries, held, strict=True) if not holds]
-        if not fallen and self.verdict(UNTOUCHED, after) is None:
-            return after, None  # within what one update may cost even if all of it were this one's
-        self._workspace.install(current.weights())
-        reason = self.verdict(self._before(after, probed, turn), after)
-        before = remembered(self._workspace, fallen)
-        changed = [canary for canary, held in zip(fallen, before, strict=True) if held]
-        return after, reason or self._canary_verdict(changed, len(probed.canaries))
+        reason, sole = None, self.verdict(UNTOUCHED, after)
+        if fallen or sole is not None:  # else it is within what one update may cost even if all of it were this one's
+            self._workspace.install(current.weights())
+            reason = self.verdict(self._before(after, probed, turn), after) or self._canary_verdict(fallen, len(probed.canaries))
+        self._measured = self._measured[-1:]  # so that weights which are not served any more are not held
+        return after, reason
 
     def probe(self, candidate: DeltaSum, probed: Probed, turn: int) -> tuple[Drift, list[bool]]:
         """What is measured of `candidate`, and which of the canaries hold. Its weights are left installed."""
@@ -100,15 +103,16 @@ class Guard:
     @torch.no_grad()
     def measure(self, new: Sequence[Memory], earlier: Sequence[Memory], turn: int) -> Drift:
         """Probe the weights installed. `turn` chooses the part of the held-out samples. Two forward passes: probes, and lessons."""
-        kl = self._kl(new, turn)
+        found = self._held_out_now(new, turn)
+        self._measured = [*self._measured[-1:], found]
         answers = remembered(self._workspace, [*new, *earlier])
-        return Drift(kl, _share(answers[: len(new)]), _share(answers[len(new) :]))
+        return Drift(found.drift, _share(answers[: len(new)]), _share(answers[len(new) :]))
 
     @torch.no_grad()
     def _before(self, after: Drift, probed: Probed, turn: int) -> Drift:
         """Of the weights installed as much as the verdict on `after` turns on, so that no document pays for what earlier ones have
         spent; else the best there can be."""
-        kl = self._kl(probed.new, turn) if after.kl > self.config.kl_step else UNTOUCHED.kl
+        kl = self._held_out_now(probed.new, turn).drift if after.kl > self.config.kl_step else UNTOUCHED.kl
         if after.retained >= UNTOUCHED.retained - self.config.retention_loss:
             return replace(UNTOUCHED, kl=kl)
         return Drift(kl, UNTOUCHED.taken, _share(remembered(self._workspace, probed.earlier)))
@@ -119,16 +123,26 @@ class Guard:
         parts = [range(len(self._held_out))[i : i + self.config.probes] for i in range(0, len(self._held_out), self.config.probes)]
         return sum(len(part) * self._drift(list(part)) for part in parts) / len(self._held_out)
 
-    def _canary_verdict(self, changed: Sequence[Memory], count: int) -> str | None:
-        """Why the answers of `changed`, of `count` canaries, may not change, or None."""
+    def _canary_verdict(self, fallen: Sequence[Memory], count: int) -> str | None:
+        """Why the canaries that `fallen` are, of `count`, may not change, or None. What the candidate started from is installed."""
+        before = remembered(self._workspace, fallen)
+        changed = [canary for canary, held in zip(fallen, before, strict=True) if held]
         if len(changed) <= self.config.canary_loss * count:
             return None
         shown = "; ".join(self._workspace.base.decode(list(m.prompt)).strip() for m in changed[:SHOWN])
         more = "; ..." if len(changed) > SHOWN else ""
         return f"{len(changed)} of {count} canaries would no longer be answered as they must be: {shown}{more}"
 
-    def _kl(self, new: Sequence[Memory], turn: int) -> float:
-        return self._raw_drift(turn, self._raw) if self._raw and not new else self._drift(self._picked(turn, self.config.probes))
+    def _held_out_now(self, new: Sequence[Memory], turn: int) -> _Measured:
+        """Of the weights installed. What was measured last, of the same weights on the same samples, is not measured again."""
+        raw, weights = None if new else self._raw, self._workspace.installed
+        assert weights.keys() == self._workspace.base_weights.keys(), "what is measured was installed, not stepped to"
+        picked = self._picked(turn // RAW_TURNS, self.config.raw_probes) if raw else self._picked(turn // TURNS, self.config.probes)
+        alike = [found for found in self._measured if found.raw == bool(raw) and found.picked == picked]
+        known = next((found for found in alike if _same(found.weights, weights)), None)
+        if known is None and raw is not None:
+            return self._raw_drift(picked, weights, raw, alike)
+        return known or _Measured(False, picked, weights, self._drift(picked))
 
     def _picked(self, turn: int, probes: int) -> list[int]:
         """The next samples in turn."""
@@ -141,16 +155,12 @@ class Guard:
         nll = self._workspace.nll(self._workspace.batch(rows.tolist()))
         return _sampled_kl(self._base_nll[picked, : rows.shape[1] - 1], nll)
 
-    def _raw_drift(self, turn: int, raw: Targets) -> float:
-        """On the fast path. Where one of them ended the next begins, and need not be measured again."""
-        picked, weights, last = self._picked(turn // RAW_TURNS, self.config.raw_probes), self._workspace.installed, self._last
-        assert weights.keys() == self._workspace.base_weights.keys(), "what is measured was installed, not stepped to"
-        if last is None or last.picked != picked or not _same(last.weights, weights):
-            known = last is not None and last.picked == picked and _same(_below(last.weights, raw), _below(weights, raw))
-            with frozen_stem(self._workspace.model, raw, last.stem if last and known else None) as stem:
-                drift = self._drift(picked, self.config.raw_tokens)
-            self._last = last = _RawProbe(picked, weights, stem, drift)
-        return last.drift
+    def _raw_drift(self, picked: list[int], weights: Mapping[str, Tensor], raw: Targets, alike: Sequence[_Measured]) -> _Measured:
+        """On the fast path. alike: what was measured on the same samples, whose stem is of use where what is below is the same."""
+        stems = (found.stem for found in alike if _same(_below(found.weights, raw), _below(weights, raw)))
+        with frozen_stem(self._workspace.model, raw, next(stems, None)) as stem:
+            drift = self._drift(picked, self.config.raw_tokens)
+        return _Measured(True, picked, weights, drift, stem)
 
     def verdict(self, before: Drift, after: Drift) -> str | None:
         """Why a candidate must not be published, or None. `before`: of the version it starts from, on the same probes."""

@@ -11,7 +11,7 @@ from adapters.base_model import BaseModel
 from adapters.config import CurvatureConfig, GuardConfig
 from adapters.curvature import Curvature, measure_curvature
 from adapters.delta import Delta, DeltaSum
-from adapters.drift import RAW_TURNS, UNTOUCHED, Drift, Guard, Probed
+from adapters.drift import RAW_TURNS, TURNS, UNTOUCHED, Drift, Guard, Probed
 from adapters.memory import Memory
 from adapters.sampling import continue_rows
 from adapters.workspace import Workspace
@@ -156,6 +156,26 @@ def test_successive_updates_from_raw_text_share_their_probes(guarded: Guarded) -
     assert len(set(drifts[:RAW_TURNS])) == len(set(drifts[RAW_TURNS:])) == 1 < len(set(drifts))
 
 
+def test_what_one_update_reached_is_not_measured_again_as_where_the_next_begins(
+    make_workspace: MakeWorkspace, measure: Measure
+) -> None:
+    """But once for every group of updates that share their probes: each measures its candidate, and the first where it began."""
+    workspace = make_workspace()
+    held_out = measure(workspace).held_out
+    guard = Guarded(workspace, held_out, GuardConfig(probes=4, kl_step=1e-9, kl_total=1e9)).guard
+    known, current = [lesson(workspace, "Mira Holm", True)], DeltaSum(workspace.base_weights)
+    current.add(noise(workspace, 0.05))
+    seen: list[torch.Tensor] = []
+    with workspace.model.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
+        for turn in range(2 * TURNS):
+            candidate = current.copy()
+            candidate.add(noise(workspace, 0.01))
+            guard.judge(current, candidate, Probed(known), turn)
+            current = candidate
+    probes = [ids for ids in seen if ids.shape == (4, held_out.shape[1])]
+    assert len(probes) == 2 * (TURNS + 1)
+
+
 def test_what_was_measured_of_other_weights_is_not_taken_for_these(guarded: Guarded) -> None:
     few = Guarded(guarded.workspace, guarded.held_out, GuardConfig(probes=8, raw_probes=1))
     drifts = []
@@ -188,6 +208,7 @@ def test_what_raw_text_does_not_change_runs_once_for_shared_probes(
     assert not ran
     assert drift(0.05, lowest) > 0
     assert ran, "the lowest layer was changed"
+    assert drift(0.1, lowest) > 0
     assert drift(0.1, highest) == again
     assert ran, "the lowest layer was changed back"
     other = drift(0.1, highest, turn=2)
