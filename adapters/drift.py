@@ -77,7 +77,7 @@ class Guard:
         """
         self.config, self._workspace, self._held_out, self._raw = config, workspace, held_out, raw
         self._measured: list[_Measured] = []
-        """The candidate, after that of the update before."""
+        """Of what is served, and of a candidate."""
         workspace.install(workspace.base_weights)
         with torch.no_grad():
             batches = [held_out[i : i + config.probes] for i in range(0, len(held_out), config.probes)]
@@ -91,7 +91,7 @@ class Guard:
         if fallen or sole is not None:  # else it is within what one update may cost even if all of it were this one's
             self._workspace.install(current.weights())
             reason = self.verdict(self._before(after, probed, turn), after) or self._canary_verdict(fallen, len(probed.canaries))
-        self._measured = self._measured[-1:]  # so that weights which are not served any more are not held
+        self._keep(candidate if reason is None else current)
         return after, reason
 
     def probe(self, candidate: DeltaSum, probed: Probed, turn: int) -> tuple[Drift, list[bool]]:
@@ -100,19 +100,22 @@ class Guard:
         held = remembered(self._workspace, probed.canaries)
         return replace(self.measure(probed.new, probed.earlier, turn), canaries=_share(held)), held
 
+    def _keep(self, served: DeltaSum) -> None:
+        """Only what was measured of the weights that are served next, so that no others are held."""
+        self._measured = [found for found in self._measured if _same(found.weights, served.weights())][-1:]
+
     @torch.no_grad()
     def measure(self, new: Sequence[Memory], earlier: Sequence[Memory], turn: int) -> Drift:
-        """Probe the weights installed. `turn` chooses the part of the held-out samples. Two forward passes: probes, and lessons."""
-        found = self._held_out_now(new, turn)
-        self._measured = [*self._measured[-1:], found]
+        """Probe the weights installed. `turn` chooses the held-out samples. At most two forward passes: probes, and lessons."""
+        kl = self._kl(new, turn)
         answers = remembered(self._workspace, [*new, *earlier])
-        return Drift(found.drift, _share(answers[: len(new)]), _share(answers[len(new) :]))
+        return Drift(kl, _share(answers[: len(new)]), _share(answers[len(new) :]))
 
     @torch.no_grad()
     def _before(self, after: Drift, probed: Probed, turn: int) -> Drift:
         """Of the weights installed as much as the verdict on `after` turns on, so that no document pays for what earlier ones have
         spent; else the best there can be."""
-        kl = self._held_out_now(probed.new, turn).drift if after.kl > self.config.kl_step else UNTOUCHED.kl
+        kl = self._kl(probed.new, turn) if after.kl > self.config.kl_step else UNTOUCHED.kl
         if after.retained >= UNTOUCHED.retained - self.config.retention_loss:
             return replace(UNTOUCHED, kl=kl)
         return Drift(kl, UNTOUCHED.taken, _share(remembered(self._workspace, probed.earlier)))
@@ -133,16 +136,17 @@ class Guard:
         more = "; ..." if len(changed) > SHOWN else ""
         return f"{len(changed)} of {count} canaries would no longer be answered as they must be: {shown}{more}"
 
-    def _held_out_now(self, new: Sequence[Memory], turn: int) -> _Measured:
+    def _kl(self, new: Sequence[Memory], turn: int) -> float:
         """Of the weights installed. What was measured last, of the same weights on the same samples, is not measured again."""
         raw, weights = None if new else self._raw, self._workspace.installed
         assert weights.keys() == self._workspace.base_weights.keys(), "what is measured was installed, not stepped to"
         picked = self._picked(turn // RAW_TURNS, self.config.raw_probes) if raw else self._picked(turn // TURNS, self.config.probes)
         alike = [found for found in self._measured if found.raw == bool(raw) and found.picked == picked]
-        known = next((found for found in alike if _same(found.weights, weights)), None)
-        if known is None and raw is not None:
-            return self._raw_drift(picked, weights, raw, alike)
-        return known or _Measured(False, picked, weights, self._drift(picked))
+        found = next((found for found in alike if _same(found.weights, weights)), None)
+        if found is None:
+            found = self._raw_drift(picked, weights, raw, alike) if raw else _Measured(False, picked, weights, self._drift(picked))
+            self._measured = [*self._measured[-1:], found]
+        return found.drift
 
     def _picked(self, turn: int, probes: int) -> list[int]:
         """The next samples in turn."""

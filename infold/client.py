@@ -68,14 +68,19 @@ class _Server:
 
     def __init__(self, url: str | None = None, *, api_key: str | None = None, timeout: float = 60, patience: float = 30) -> None:
         """url, api_key: None: as INFOLD_URL and INFOLD_API_KEY say. timeout: seconds for an answer; patience: to try again in."""
-        self.url = (url or os.environ.get("INFOLD_URL") or LOCAL).rstrip("/")
+        self._url = (url or os.environ.get("INFOLD_URL") or LOCAL).rstrip("/")
         key = api_key or os.environ.get("INFOLD_API_KEY")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._verify = not self.url.startswith("http://")  # reading all certificates takes 50 ms, and no redirect is followed
+        self._verify = not self._url.startswith("http://")  # reading all certificates takes 50 ms, and no redirect is followed
         self._timeout, self._patience = timeout, patience
 
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self._url
+
     def _exchange(self, request: Request) -> Exchange:
-        return Exchange(self.url, request, self._timeout, self._patience)
+        return Exchange(self._url, request, self._timeout, self._patience)
 
 
 class Client(_Server):

@@ -12,6 +12,7 @@ import structlog
 
 from adapters.checkpoint import VersionStore
 from adapters.delta import DeltaSum
+from adapters.drift import RAW_TURNS
 from adapters.errors import CorruptCheckpoint
 from adapters.learner import Learner
 from adapters.memory import Memory
@@ -36,7 +37,7 @@ class Head:
     @property
     def turn(self) -> int:
         """What is asked again and what is probed rotates with it, on after a document that was rejected on unlucky probes too."""
-        return self.record.number + self.refused
+        return self.record.number + RAW_TURNS * self.refused  # as many as share their probes
 
 
 class Heads:

@@ -107,8 +107,7 @@ class Metrics:
     def show_version(self, namespace: str, version: str, measured: Mapping[str, float] | None) -> None:
         """Export `version` as the one served, instead of the one before, and what was measured of it."""
         self.show_probes(namespace, measured)
-        before = self._shown.get(namespace)
-        if before is not None:
+        before, self._shown[namespace] = self._shown.get(namespace), version
+        self.version_info.labels(namespace, version).set(1)  # first, so that no scrape finds none
+        if before not in (None, version):
             self.version_info.remove(namespace, before)
-        self._shown[namespace] = version
-        self.version_info.labels(namespace, version).set(1)

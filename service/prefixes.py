@@ -13,12 +13,15 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import structlog
 import torch
 from torch import Tensor
 
 BLOCK = 16
 """Tokens."""
+log = structlog.get_logger()
 
 Owner = tuple[str, str]
 """Namespace, and key of a version."""
@@ -34,13 +37,17 @@ class Prefix:
     """Tokens."""
     buffers: Layers
     """Keys and values (S, H, L, D) of each layer, in blocks of L tokens."""
-    places: Tensor
-    """(N,) int64: the blocks that it is made of."""
+    places: Sequence[int]
+    """The blocks that it is made of."""
 
     def layer(self, number: int) -> tuple[Tensor, Tensor]:
         """A copy of the keys and values (H, length, D) of one layer."""
-        keys, values = (t[self.places].transpose(0, 1).flatten(1, 2) for t in self.buffers[number])
+        keys, values = (t[self._places].transpose(0, 1).flatten(1, 2) for t in self.buffers[number])
         return keys[:, : self.length], values[:, : self.length]
+
+    @cached_property
+    def _places(self) -> Tensor:
+        return torch.tensor(self.places, device=self.buffers[0][0].device)
 
 
 class PrefixCache:
@@ -68,8 +75,7 @@ class PrefixCache:
         if not known:
             return None
         self._used(known)
-        places = torch.tensor([self._places[key] for key in known], device=self._buffers[0][0].device)
-        return Prefix(len(known) * BLOCK, self._buffers, places)
+        return Prefix(len(known) * BLOCK, self._buffers, [self._places[key] for key in known])
 
     def add(self, owner: Owner, tokens: Sequence[int], layers: Layers) -> None:
         """Keep a copy of what is new of a text, or of its beginning where all of it does not fit."""
@@ -83,22 +89,31 @@ class PrefixCache:
         if not new:
             return
         places = [self._place() for _ in new]
-        into, out_of = torch.tensor([places, new], device=layers[0][0].device)
-        for buffers, found in zip(self._buffers, layers, strict=True):
-            for buffer, one in zip(buffers, found, strict=True):
-                blocks = one[:, : len(keys) * BLOCK].view(one.shape[0], -1, BLOCK, one.shape[-1]).transpose(0, 1)
-                buffer.index_copy_(0, into, blocks[out_of])
+        try:
+            into, out_of = torch.tensor([places, new], device=layers[0][0].device)
+            for buffers, found in zip(self._buffers, layers, strict=True):
+                for buffer, one in zip(buffers, found, strict=True):
+                    blocks = one[:, : len(keys) * BLOCK].view(one.shape[0], -1, BLOCK, one.shape[-1]).transpose(0, 1)
+                    buffer.index_copy_(0, into, blocks[out_of])
+        except RuntimeError:  # such as no memory; what is half written has no name
+            self._free += places
+            raise
         self._places |= {keys[number]: place for number, place in zip(new, places, strict=True)}
         self._used(keys)
 
     def _allocate(self, layers: Layers) -> None:
-        """Now that it is known what a token takes. Of what nobody has written to yet, the system has given nothing."""
+        """Now that it is known what a token takes. On CPU the system gives memory as it is written to, on a GPU all at once."""
         places = self._limit // (BLOCK * sum(t[:, 0].nbytes for pair in layers for t in pair))
 
         def buffer(one: Tensor) -> Tensor:
             return one.new_empty(places, one.shape[0], BLOCK, one.shape[-1])
 
-        self._buffers = [(buffer(keys), buffer(values)) for keys, values in layers]
+        try:
+            self._buffers = [(buffer(keys), buffer(values)) for keys, values in layers]
+        except RuntimeError as error:
+            log.warning("prefixes_not_kept", megabytes=self._limit >> 20, reason=str(error), hint="lower prefix_cache_mb")
+            self._limit = 0
+            return
         self._free = list(reversed(range(places)))
 
     def _place(self) -> int:

@@ -129,7 +129,7 @@ class SlotCache(Cache):
         self.starts.append(first)
 
     def layers_of(self, row: int) -> list[tuple[Tensor, Tensor]]:
-        """One request's keys and values (H, L, D), by layer, where they are until the next step."""
+        """One request's keys and values (H, L, D), by layer, where they are until a row joins, leaves or goes on."""
         columns = slice(self.starts[row], self.end)
         return [(layer.keys[row, :, columns], layer.values[row, :, columns]) for layer in self.layers]
 

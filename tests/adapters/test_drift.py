@@ -162,15 +162,17 @@ def test_what_one_update_reached_is_not_measured_again_as_where_the_next_begins(
     """But once for every group of updates that share their probes: each measures its candidate, and the first where it began."""
     workspace = make_workspace()
     held_out = measure(workspace).held_out
-    guard = Guarded(workspace, held_out, GuardConfig(probes=4, kl_step=1e-9, kl_total=1e9)).guard
     known, current = [lesson(workspace, "Mira Holm", True)], DeltaSum(workspace.base_weights)
     current.add(noise(workspace, 0.05))
+    guard = Guarded(workspace, held_out).guard
+    spent = min(guard.probe(current, Probed(known), turn)[0].kl for turn in range(2 * TURNS))
+    guard = Guarded(workspace, held_out, GuardConfig(probes=4, kl_step=0.5 * spent, kl_total=1e9)).guard
     seen: list[torch.Tensor] = []
     with workspace.model.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
         for turn in range(2 * TURNS):
             candidate = current.copy()
-            candidate.add(noise(workspace, 0.01))
-            guard.judge(current, candidate, Probed(known), turn)
+            candidate.add(noise(workspace, 0.0001))
+            assert guard.judge(current, candidate, Probed(known), turn)[1] is None
             current = candidate
     probes = [ids for ids in seen if ids.shape == (4, held_out.shape[1])]
     assert len(probes) == 2 * (TURNS + 1)

@@ -110,6 +110,22 @@ def test_a_copy_is_kept_and_what_is_found_is_one() -> None:
     assert found(cache, (*whole, 1)) == len(whole)
 
 
+def test_without_memory_for_it_nothing_is_kept() -> None:
+    cache, whole = PrefixCache(1 << 60), text(2 * BLOCK)
+    for _ in range(2):
+        cache.add(MINE, whole, layers(whole))
+        assert len(cache) == found(cache, (*whole, 1)) == 0
+
+
+def test_a_text_that_cannot_be_copied_leaves_its_places_to_others() -> None:
+    cache, one, other = PrefixCache(2 * BLOCK_BYTES), text(2 * BLOCK), text(0, 2 * BLOCK)
+    cache.add(MINE, one, layers(one))
+    with pytest.raises(RuntimeError):
+        cache.add(MINE, other, [(torch.zeros(2, 32, 1), torch.zeros(2, 32, 1))])  # of another shape
+    cache.add(MINE, other, layers(other))
+    assert found(cache, (*other, 1)) == 32
+
+
 @pytest.mark.parametrize(("limit", "length"), [(0, 32), (BLOCK_BYTES - 1, 32), (10**4, BLOCK - 1)])
 def test_what_cannot_be_found_or_kept_is_not_added(limit: int, length: int) -> None:
     cache = PrefixCache(limit)

@@ -34,7 +34,7 @@ def known(base: BaseModel, tokens: Prompt, length: int) -> Prefix | None:
     if not length:
         return None
     earlier, _ = read(base, [(*tokens[:length], 5, 6)], [None], 999)
-    return Prefix(length, [(keys[None], values[None]) for keys, values in earlier.layers(0)], torch.tensor([0]))
+    return Prefix(length, [(keys[None], values[None]) for keys, values in earlier.layers(0)], [0])
 
 
 def check(base: BaseModel, shapes: Sequence[tuple[int, int]], chunk: int) -> None:
