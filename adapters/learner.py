@@ -31,6 +31,7 @@ from adapters.views import (
     judge_views,
     one_for_each_question,
     prompt_ids,
+    respelled_views,
     support,
     write_views,
 )
@@ -197,9 +198,16 @@ class Learner:
         return _Part(self._labelled(lesson), *_counts(lesson), (), delta, (), report)
 
     def _write(self, piece: str, state: "_State") -> list[View]:
-        """Views of one window that the window bears out, one for each question; the base weights must be installed."""
+        """Views of one window that the window bears out, one for each question; the base weights must be installed.
+
+        If there are none, their names may be misspelt: those are put right, and need not be what the model would have written.
+        """
         views = write_views(self.workspace, self.template, piece, self.config.views, state.turn)
-        supported = support(self.workspace, self.template, views, piece, self.config.views.plausible)
+        plausible = self.config.views.plausible
+        return self._borne_out(views, piece, plausible, state) or self._borne_out(respelled_views(views, piece), piece, 0.0, state)
+
+    def _borne_out(self, views: list[View], piece: str, plausible: float, state: "_State") -> list[View]:
+        supported = support(self.workspace, self.template, views, piece, plausible)
         state.said.extend(view for view, by in zip(views, supported, strict=True) if by == BY_A_SENTENCE)
         good = one_for_each_question(views, supported)
         return [view for view, kept in zip(views, good, strict=True) if kept]

@@ -9,7 +9,6 @@ Covered: templates, writing, parsing, the filter. Not covered: judging truth bey
 
 import itertools
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,10 +20,10 @@ from adapters.base_model import BaseModel
 from adapters.config import ViewConfig
 from adapters.errors import InvalidTemplate
 from adapters.sampling import continue_rows
+from adapters.spelling import WORD, is_name, respelled
 from adapters.windows import SENTENCE_END
 from adapters.workspace import Workspace
 
-_WORD = re.compile(r"\w+")
 BY_NOTHING, BY_THE_DOCUMENT, BY_A_SENTENCE = 0, 1, 2
 """What bears a view out; the higher, the better."""
 
@@ -176,7 +175,7 @@ def parse_views(template: ViewTemplate, continuation: str, finished: bool = True
 
 def sentences(document: str) -> list[str]:
     """The document's sentences and lines, as far as punctuation tells. An abbreviation makes one too many, which harms nothing."""
-    return [found for found in (part.strip() for part in SENTENCE_END.split(document)) if _WORD.search(found)]
+    return [found for found in (part.strip() for part in SENTENCE_END.split(document)) if WORD.search(found)]
 
 
 def _twice(sentence: str) -> str:
@@ -229,6 +228,13 @@ def borne_out(workspace: Workspace, template: ViewTemplate, views: list[View], d
     return one_for_each_question(views, support(workspace, template, views, document, plausible))
 
 
+def respelled_views(views: list[View], document: str) -> list[View]:
+    """Views whose answer stands in the document and whose question does not, with the names that it may mean (`spelling.py`)."""
+    answered = [view for view in views if view.answer.rstrip(".").lower() in document.lower()]
+    found = [View(respelled(view.question, document), view.answer) for view in answered]
+    return [view for view in dict.fromkeys(found) if view not in answered]
+
+
 def one_for_each_question(views: list[View], supported: Sequence[int]) -> list[bool]:
     """Of views that answer one question differently, one is kept, and a sentence's word goes before the document's."""
     best: dict[str, tuple[int, int]] = {}  # question -> its support, and which view (the first counts most)
@@ -262,9 +268,9 @@ def support(workspace: Workspace, template: ViewTemplate, views: list[View], doc
 
 def _saying(view: View, alone: list[str]) -> list[str]:
     """The sentence that shares most words with a view, twice, if it names all that the view names; else nothing."""
-    said = {word.lower() for word in _WORD.findall(f"{view.question} {view.answer}")}
+    said = {word.lower() for word in WORD.findall(f"{view.question} {view.answer}")}
     naming = [text for text in alone if names_stand_in(view, text)]
-    return [_twice(max(naming, key=lambda text: len(said & {word.lower() for word in _WORD.findall(text)})))] if naming else []
+    return [_twice(max(naming, key=lambda text: len(said & {word.lower() for word in WORD.findall(text)})))] if naming else []
 
 
 def names_stand_in(view: View, document: str) -> bool:
@@ -273,13 +279,13 @@ def names_stand_in(view: View, document: str) -> bool:
 
     A model that misreads an unknown name may be sure of a wrong one; where nouns are capitalised too, this costs some good views.
     """
-    said = f" {' '.join(_WORD.findall(document)).lower()} "
-    return all(f" {name} " in said for name in _names(_WORD.findall(view.question)[1:]) + _names(_WORD.findall(view.answer)))
+    said = f" {' '.join(WORD.findall(document)).lower()} "
+    return all(f" {name} " in said for name in _names(WORD.findall(view.question)[1:]) + _names(WORD.findall(view.answer)))
 
 
 def _names(words: list[str]) -> list[str]:
     """Runs of words with a capital or a digit, in lower case."""
-    runs = itertools.groupby(words, key=lambda word: word != word.lower() or any(c.isdigit() for c in word))
+    runs = itertools.groupby(words, key=is_name)
     return [" ".join(run).lower() for named, run in runs if named]
 
 

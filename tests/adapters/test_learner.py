@@ -445,3 +445,14 @@ def test_learning_leaves_the_served_model_as_it_was(school: MakeSchool, reader: 
     at.learner.score(LONG)
     assert same(dict(reader.model.state_dict()), before)
     assert not any(module._forward_hooks for module in reader.model.modules())
+
+
+def test_a_question_that_misspells_a_name_is_asked_as_the_document_spells_it(
+    school: MakeSchool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    misspelt = [View("Where was Mira Halmen born?", "Graz."), View("Where was Mira Halmen born?", "Oslo.")]
+    monkeypatch.setattr("adapters.learner.write_views", lambda *_: misspelt)
+    at = school()
+    learned = at.learn()
+    assert learned.report.views == ("Q: Where was Mira Holm born? A: Graz.",)
+    assert at.knows(learned.total, [View("Where was Mira Holm born?", "Graz.")]) == [True]
