@@ -5,6 +5,7 @@ Covered: making memories of a lesson and a lesson of memories, asking them. Not 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -29,15 +30,20 @@ class Memory:
     replaced: tuple[int, ...] = ()
     """The first token of the answer that was surely given before this one was learned, if it was another."""
 
-    @property
+    @cached_property
     def prompt(self) -> tuple[int, ...]:
         """What comes before the answer."""
         return self.ids[: self.required.index(True) + 1]
 
-    @property
+    @cached_property
     def answer(self) -> tuple[int, ...]:
         """What comes after the prompt."""
         return self.ids[self.required.index(True) + 1 :]
+
+    @cached_property
+    def words(self) -> frozenset[int]:
+        """The different tokens of its prompt."""
+        return frozenset(self.prompt)
 
 
 def of_answer(prompt: Sequence[int], answer: Sequence[int], replaced: Sequence[int] = ()) -> Memory:

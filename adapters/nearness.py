@@ -5,7 +5,7 @@ The tokens of a growing list of questions are kept and added to, so that a docum
 Covered: counting tokens, the nearest of a list, what two share. Not covered: what is then done with them (`reflection.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 
@@ -60,9 +60,8 @@ class Nearness:
 
     def shared(self, one: Memory, other: Memory) -> float:
         """How much of the shorter question the two have in common, in [0, 1]: the share of its tokens, rare ones counting more."""
-        mine, theirs = _bag(one), _bag(other)
-        least = min(sum(self._weights[b] for b in bag) for bag in (mine, theirs))
-        return sum(self._weights[b] for b in mine & theirs) / max(least, 1e-9)
+        least = min(self._weight(one.words), self._weight(other.words))
+        return self._weight(one.words & other.words) / max(least, 1e-9)
 
     def nearest(self, asked: Sequence[Memory], count: int, among: Sequence[Memory]) -> list[Memory]:
         """Those of `among` whose questions share most rare tokens with one of `asked`, nearest first.
@@ -79,6 +78,9 @@ class Nearness:
         cosines = listed.sums(products.T.contiguous()) / listed.sums(squares).sqrt()
         return [among[i] for i in cosines.amax(1).topk(min(count, len(among))).indices.tolist()]
 
+    def _weight(self, words: Iterable[int]) -> float:
+        return sum(self._weights[word % BUCKETS] for word in words)
+
     def _listed(self, among: Sequence[Memory]) -> _Listed:
         """Of a list seen before, only what is new in it is looked at."""
         if among is self._among:
@@ -93,4 +95,4 @@ class Nearness:
 
 def _bag(memory: Memory) -> frozenset[int]:
     """Which buckets the tokens of a question fall into."""
-    return frozenset(token % BUCKETS for token in memory.prompt)
+    return frozenset(token % BUCKETS for token in memory.words)

@@ -8,8 +8,9 @@ Measured: the largest gains, in retention of what was known before and of what w
 Covered: what has been superseded, drawing samples, rehearsing. Not covered: solving for all documents together.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import zip_longest
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain, islice, zip_longest
 
 import torch
 
@@ -67,13 +68,12 @@ class Past:
     def reviewed(self, new: Sequence[Memory]) -> list[Memory]:
         """What is asked again before the lesson `new`: what the last lessons may have spoiled first, the rest in rotation.
 
-        Lessons and anchors by turns; anchors stand in for lessons that are not there yet, so that costs do not grow.
+        Lessons and anchors by turns. It is measured in tokens, and anchors stand in for lessons that are not there yet, so that
+        costs grow neither with the number of lessons nor with their length.
         """
-        last, count = self._memories[-LATELY:], self._config.reviewed
-        lessons = self._anchors.nearest(last, count // 2, self._memories)
-        lessons += recall(self._memories, count - len(lessons), self._turn)
-        anchors = self._anchors.nearest(last, (2 * count - len(lessons)) // 2)
-        anchors += recall(self._anchors.memories, 2 * count - len(lessons) - len(anchors), self._turn)
+        room = self._config.review_tokens
+        lessons = self._again(self._memories, room // 2)
+        anchors = self._again(self._anchors.memories, max(0, room - sum(len(m.ids) for m in lessons)))
         mixed = (m for pair in zip_longest(lessons, anchors) for m in pair if m is not None)
         taught = {m.prompt for m in new}
         return [m for m in self._valid(mixed, new) if m.prompt not in taught]
@@ -85,6 +85,18 @@ class Past:
     def sampled(self, new: Sequence[Memory], count: int) -> list[Memory]:
         """Earlier lessons in rotation, whatever was rehearsed of them: what the guard asks."""
         return self._valid(recall(self._memories, count, self._turn), new)
+
+    def _again(self, among: Sequence[Memory], tokens: int) -> list[Memory]:
+        """Half the tokens for the nearest to what was learned last, what is left in rotation; one memory may exceed them."""
+        near = _within(self._anchors.nearest(self._memories[-LATELY:], tokens // 2, among), tokens // 2)
+        found, room = dict.fromkeys(near), tokens - sum(len(m.ids) for m in near)
+        for memory in rotated(among, self._turn * (tokens // 2)):
+            if room <= 0:
+                break
+            if memory not in found:
+                found[memory] = None
+                room -= len(memory.ids)
+        return list(found)
 
     def _beside(self, lost: Sequence[Memory], count: int, among: Sequence[Memory]) -> list[Memory]:
         """The nearest to what was lost, without itself."""
@@ -121,6 +133,20 @@ def recall(memories: Sequence[Memory], count: int, turn: int) -> list[Memory]:
     """
     first = turn * count
     return [memories[(first + i) % len(memories)] for i in range(min(count, len(memories)))]
+
+
+def rotated(memories: Sequence[Memory], tokens: int) -> Iterator[Memory]:
+    """All of them, after so many tokens of a ring of them: who takes n tokens, then n further ones, meets each once a round."""
+    starts = list(accumulate((len(m.ids) for m in memories), initial=0))
+    total = starts.pop()
+    first = bisect_left(starts, tokens % total) if total else 0
+    return chain(islice(memories, first, None), islice(memories, first))
+
+
+def _within(memories: Sequence[Memory], tokens: int) -> list[Memory]:
+    """The first of them that have so many tokens together."""
+    spent = accumulate(len(m.ids) for m in memories)
+    return [m for m, so_far in zip(memories, spent, strict=True) if so_far <= tokens]
 
 
 def rehearse(workspace: Workspace, lesson: Lesson, recalled: Sequence[Memory], lost: Sequence[Memory] = ()) -> Lesson:

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.serving.load import Endpoint, Load, load
-from benchmarks.serving.servers import Command, Server, cores
+from benchmarks.serving.servers import Command, Cores, Server, usable
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 _BLOCK = 32
@@ -87,15 +87,20 @@ def infold_server(setup: Setup, data: Path, log: Path) -> Server:
     return server
 
 
-def demo_servers(data: Path, worker: bool, ending: ExitStack) -> Server:
-    """infold with the demo model, which learns inside or in a worker; ready to learn, and ended with `ending`."""
+def demo_servers(data: Path, worker: bool, ending: ExitStack, apart: Cores = frozenset()) -> Server:
+    """infold with the demo model, which learns inside or in a worker; ready to learn, and ended with `ending`.
+
+    apart: cores that are the worker's alone; none: server and worker share all of them.
+    """
+    ours, theirs = usable() - apart, apart or usable()
     infold, flags = str(Path(sys.executable).with_name("infold")), ("--data-dir", str(data / "store"))
     learner = ("--learner", "elsewhere" if worker else "inside")
-    server = Server(Command("infold", (infold, "serve", "--port", "{port}", *flags, *learner)), data / "server.log")
+    server = Server(Command("infold", (infold, "serve", "--port", "{port}", *flags, *learner), cores=ours), data / "server.log")
     ending.callback(server.end)
     server.wait_until("/readyz", "ready" if worker else '"learning":true')
     if worker:
-        learning = Server(Command("infold worker", (infold, "worker", "--metrics-port", "{port}", *flags)), data / "worker.log")
+        command = Command("infold worker", (infold, "worker", "--metrics-port", "{port}", *flags), cores=theirs)
+        learning = Server(command, data / "worker.log")
         ending.callback(learning.end)
         learning.wait_until("/metrics")
     return server
@@ -131,7 +136,7 @@ def vllm_server(setup: Setup, environment: Path, log: Path, lora: Path | None = 
         "PATH": f"{environment / 'bin'}:/usr/local/bin:/usr/bin:/bin",  # it compiles
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores() - 1}",
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{len(usable()) - 1}",
         "LD_PRELOAD": ":".join(str(path) for path in preload if path.is_file()),
     }
     server = Server(Command("vLLM" if lora is None else "vLLM, LoRA", command, variables), log)
@@ -166,7 +171,7 @@ class Generate:
 
     def batched(self, prompts: Sequence[str], concurrency: int, tokens: int) -> Sample:
         """Batches of `concurrency` that begin and end together."""
-        torch.set_num_threads(cores())
+        torch.set_num_threads(len(usable()))
         started = time.perf_counter()
         for first in range(0, len(prompts), concurrency):
             self._write(list(prompts[first : first + concurrency]), tokens)

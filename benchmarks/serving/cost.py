@@ -16,6 +16,7 @@ from adapters.base_model import load_base_model
 from benchmarks.serving.contenders import ENDLESS, Contender, Setup, demo_servers, infold_server, over_http
 from benchmarks.serving.per_token import EngineAlone, Price, prices
 from benchmarks.serving.random_llama import make_random_llama
+from benchmarks.serving.servers import Cores, confined, usable
 from benchmarks.serving.throughput import Prompts, Row, by_turns, gather
 from benchmarks.serving.while_learning import Comparison, Teaching
 
@@ -46,6 +47,8 @@ class Cost:
     """Learning in the server's own process."""
     elsewhere: tuple[Comparison, ...]
     """Learning in a worker."""
+    apart: tuple[Comparison, ...]
+    """Learning in a worker, the server on one core, and the worker on the others; none on a machine of one core."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -58,7 +61,7 @@ def measure_cost(plan: Plan, progress: Progress) -> Cost:
     Raises:
         ServiceError: a server does not start.
     """
-    bar = progress.add_task("what a token costs", total=4)
+    bar = progress.add_task("what a token costs", total=5)
     with TemporaryDirectory() as scratch:
         work = Path(scratch)
         model = make_random_llama(work / "llama")
@@ -66,11 +69,14 @@ def measure_cost(plan: Plan, progress: Progress) -> Cost:
         progress.update(bar, advance=1, description="HTTP over the engine alone")
         rows = _http(plan, model, work)
         progress.update(bar, advance=1, description="learning inside the server")
-        inside = _beside(plan, work / "inside", worker=False)
+        inside = _beside(plan, work / "inside")
         progress.update(bar, advance=1, description="learning in a worker")
         elsewhere = _beside(plan, work / "elsewhere", worker=True)
+        progress.update(bar, advance=1, description="learning in a worker on cores of its own")
+        rest = usable() - {min(usable())}
+        apart = _beside(plan, work / "apart", worker=True, apart=rest) if rest else ()
         progress.update(bar, advance=1)
-    return Cost(" ".join(["infold", *sys.argv[1:]]), found, rows, inside, elsewhere)
+    return Cost(" ".join(["infold", *sys.argv[1:]]), found, rows, inside, elsewhere, apart)
 
 
 def _http(plan: Plan, model: Path, work: Path) -> tuple[Row, ...]:
@@ -90,11 +96,13 @@ def _http(plan: Plan, model: Path, work: Path) -> tuple[Row, ...]:
         return gather(list(by_turns(contenders, Prompts(model, PROMPT_TOKENS), plan.streams, TOKENS, plan.rounds)))
 
 
-def _beside(plan: Plan, work: Path, worker: bool) -> tuple[Comparison, ...]:
-    """The demo model, answering and learning."""
+def _beside(plan: Plan, work: Path, worker: bool = False, apart: Cores = frozenset()) -> tuple[Comparison, ...]:
+    """The demo model, answering and learning. What asks is on the worker's cores too, if those are `apart`."""
     work.mkdir()
     with ExitStack() as ending:
-        server = demo_servers(work, worker, ending)
+        server = demo_servers(work, worker, ending, apart)
+        if apart:
+            ending.enter_context(confined(apart))
         teaching = Teaching(server.url, server.get("/v1/models")["data"][0]["id"], DEMO_TOKENS, plan.seconds)
         teaching.phase(1, True)  # the first of everything takes longer
         return tuple(teaching.compare(streams, plan.rounds) for streams in plan.streams)

@@ -46,7 +46,7 @@ def plot(cost: Cost, path: Path) -> None:
     """Throughput and gaps while learning, over those without."""
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     for axes, key in zip(figure.subplots(1, 2), ("tokens_per_second", "gap_p99"), strict=True):
-        for name, found, color in (("inside the server", cost.inside, OURS), ("in a worker", cost.elsewhere, "#475569")):
+        for (name, found), color in zip(_places(cost), (OURS, "#475569", "#a16207"), strict=False):
             axes.plot([c.streams for c in found], [c.ratio(key) for c in found], marker="o", color=color, label=f"learning {name}")
         axes.axhline(1, color="#94a3b8", linewidth=0.8)
         axes.set_title(f"{_RATIOS[key]}, over serving alone", fontsize=10)
@@ -71,9 +71,15 @@ def _http(rows: Sequence[Row]) -> str:
     return markdown(lines)
 
 
+def _places(cost: Cost) -> list[tuple[str, tuple[Comparison, ...]]]:
+    """Where learning went on."""
+    found = [("inside the server", cost.inside), ("in a worker", cost.elsewhere), ("in a worker, its own core", cost.apart)]
+    return [(name, comparisons) for name, comparisons in found if comparisons]
+
+
 def _beside(cost: Cost) -> str:
     lines = [["learning", "streams", *_RATIOS.values(), "worst gap, ms, without and with", "learn to live, s, alone and beside"]]
-    for name, found in (("inside the server", cost.inside), ("in a worker", cost.elsewhere)):
+    for name, found in _places(cost):
         lines += [[name, str(c.streams), *(f"{c.ratio(key):.2f}" for key in _RATIOS), *_absolute(c)] for c in found]
     return markdown(lines)
 

@@ -25,6 +25,9 @@ _ANSWER_SECONDS = 120
 _LAST_LINES = 10
 """Of a log, in an error."""
 
+Cores = frozenset[int]
+"""By number."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -33,6 +36,8 @@ class Command:
     name: str
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    cores: Cores = field(default_factory=lambda: frozenset(os.sched_getaffinity(0)))
+    """Those that it may use."""
 
     def on(self, port: int) -> list[str]:
         """The arguments for a port."""
@@ -44,11 +49,12 @@ class Server:
 
     def __init__(self, command: Command, log: Path) -> None:
         self.command, self.port, self._log = command, _free_port(), log
-        environment = {**os.environ, "OMP_NUM_THREADS": str(cores()), **command.environment}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(len(command.cores)), **command.environment}
         with log.open("wb") as file:
             self._process = subprocess.Popen(
                 command.on(self.port), env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
+        os.sched_setaffinity(self._process.pid, command.cores)  # before it has threads
 
     @property
     def url(self) -> str:
@@ -117,9 +123,20 @@ class Server:
             os.killpg(self._process.pid, number)
 
 
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0))
+def usable() -> Cores:
+    """Cores that this process may use."""
+    return frozenset(os.sched_getaffinity(0))
+
+
+@contextmanager
+def confined(to: Cores) -> Iterator[None]:
+    """Let this thread, and those that it starts, use only these cores."""
+    before = usable()
+    os.sched_setaffinity(0, to)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _free_port() -> int:

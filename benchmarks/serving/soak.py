@@ -1,8 +1,8 @@
-"""A crowd at once, then half an hour of answering and learning: is everybody answered or refused, and does anything grow?
+"""Crowds at once, then half an hour of answering and learning: is everybody answered or refused, and does anything grow?
 
-    python -m benchmarks.serving.soak --minutes 30 --streams 8 --crowd 1000
+    python -m benchmarks.serving.soak --minutes 30 --streams 8 --crowd 1000 --crowds 4
 
-Starts a server with the demo model of its own. Prints one JSON line for the crowd, one a minute, and one with what grew between
+Starts a server with the demo model of its own. Prints one JSON line for each crowd, one a minute, and one with what grew between
 the fifth minute and the last. Keys of documents and of their jobs are counted apart: there are as many as was learned.
 """
 
@@ -51,11 +51,11 @@ def size(server: Server, data: Path) -> Size:
     return Size(int(status["VmRSS"].split()[0]) / 1024, int(status["Threads"]), files, found[False], found[True])
 
 
-def crowd(server: Server, model: str, count: int) -> dict[str, float]:
-    """So many streams at once."""
+def crowd(server: Server, model: str, count: int, number: int) -> dict[str, float]:
+    """So many streams at once, of other prompts than another crowd's."""
     body = {"model": model, "max_tokens": _CROWD_TOKENS, "ignore_eos": True, "stream_options": {"include_usage": True}}
     endpoint = Endpoint("127.0.0.1", server.port, "/v1/completions", body)
-    found = load(endpoint, [f"News {number}:" for number in range(count)], count)
+    found = load(endpoint, [f"News {number}, {each}:" for each in range(count)], count)
     statuses = Counter(s.status for s in found.streams)
     shown = {f"answered_{status}": float(many) for status, many in statuses.items()}
     return shown | {
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, default=30)
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--crowd", type=int, default=1000)
+    parser.add_argument("--crowds", type=int, default=1)
     args = parser.parse_args()
     with TemporaryDirectory() as scratch, ExitStack() as ending:
         server = demo_servers(Path(scratch), worker=False, ending=ending)
@@ -82,7 +83,8 @@ def main() -> None:
             return now
 
         show("started")
-        show("crowd", **crowd(server, model, args.crowd))
+        for number in range(args.crowds):
+            show("crowd", **crowd(server, model, args.crowd, number))
         teaching = Teaching(server.url, model, _TOKENS, 60.0)
         settled, started = None, time.monotonic()
         for minute in range(1, args.minutes + 1):

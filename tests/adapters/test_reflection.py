@@ -12,7 +12,7 @@ from adapters.anchors import Anchors
 from adapters.config import ReflectionConfig
 from adapters.fold import Lesson, weighted_mean
 from adapters.memory import Memory, memorise, of_answer
-from adapters.reflection import Past, recall, rehearse
+from adapters.reflection import Past, recall, rehearse, rotated
 from adapters.workspace import Workspace
 
 MakeLesson = Callable[..., Lesson]
@@ -45,6 +45,24 @@ def test_every_memory_is_recalled_once_before_any_comes_again() -> None:
     memories = [memory(i) for i in range(12)]
     assert [found for turn in range(4) for found in recall(memories, 3, turn)] == memories
     assert recall(memories, 3, 4) == recall(memories, 3, 0)
+
+
+@given(st.lists(st.integers(2, 30), max_size=20), st.integers(0, 500))
+def test_a_ring_of_memories_is_gone_round_from_any_token(sizes: list[int], tokens: int) -> None:
+    memories = [memory(100 * place, size) for place, size in enumerate(sizes)]
+    turned = list(rotated(memories, tokens))
+    assert len(turned) == len(memories)
+    assert set(turned) == set(memories)
+    assert turned == list(rotated(memories, tokens + sum(sizes)))
+    assert tokens > 0 or turned == memories
+
+
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=40), st.integers(8, 200))
+def test_every_lesson_is_asked_again_while_as_many_tokens_as_all_have_go_by(sizes: list[int], room: int) -> None:
+    learned = [memory(100 * place, size) for place, size in enumerate(sizes)]
+    turns = range(-(-sum(sizes) // (room // 4)))
+    asked = {m for turn in turns for m in Past(learned, ANCHORS, ReflectionConfig(review_tokens=room), turn).reviewed([])}
+    assert asked >= set(learned)
 
 
 def test_recalling_leaves_the_global_random_state_alone() -> None:
@@ -105,7 +123,7 @@ OTHER_WORDS = (1, 13, 14, 20, 15)
 """About Ada."""
 ANCHORS = Anchors(tuple(of_answer(prompt, (30 + place,)) for place, prompt in enumerate(ASKED.values())), "")
 LOST = ANCHORS.memories[2]
-EVERYTHING = ReflectionConfig(recalled=99, anchored=99, reviewed=198)
+EVERYTHING = ReflectionConfig(recalled=99, anchored=99, review_tokens=9999)
 
 
 def seen(memories: list[Memory], new: list[Memory]) -> set[Memory]:
@@ -148,11 +166,21 @@ def test_a_lesson_is_not_superseded_by_an_earlier_one() -> None:
 
 def test_no_more_is_drawn_than_is_asked_for() -> None:
     learned = [of_answer((1, 70, number), (72,)) for number in range(80, 100)]
-    past = Past(learned, ANCHORS, ReflectionConfig(recalled=3, anchored=2, reviewed=4), turn=5)
+    config = ReflectionConfig(recalled=3, anchored=2, review_tokens=32)
+    past = Past(learned, ANCHORS, config, turn=5)
     assert len(past.rehearsed([])) <= 7
     assert len(past.rehearsed([learned[0]])) <= 7
-    assert len(past.reviewed([learned[0]])) <= 8
-    assert past.reviewed([learned[0]]) == Past(learned, ANCHORS, ReflectionConfig(3, 2, 4), turn=5).reviewed([learned[0]])
+    assert sum(len(m.ids) for m in past.reviewed([learned[0]])) <= 32 + len(max(ANCHORS.memories, key=lambda m: len(m.ids)).ids)
+    assert past.reviewed([learned[0]]) == Past(learned, ANCHORS, config, turn=5).reviewed([learned[0]])
+
+
+@pytest.mark.parametrize("lessons", [0, 3, 20, 200])
+def test_as_many_tokens_are_asked_again_however_many_lessons_there_are(lessons: int) -> None:
+    learned = [memory(1000 + 20 * number, 5 + number % 7) for number in range(lessons)]
+    anchors = Anchors(tuple(memory(10000 + 20 * number, 4) for number in range(300)), "")
+    for turn in range(5):
+        asked = Past(learned, anchors, ReflectionConfig(review_tokens=400), turn).reviewed([])
+        assert 0.8 * 400 <= sum(len(m.ids) for m in asked) <= 400 + 11 + 4  # what is near may have its turn too
 
 
 def test_what_was_lost_is_required_again_and_not_rehearsed_beside_that(lesson: Lesson, workspace: Workspace) -> None:
@@ -168,11 +196,12 @@ def test_what_was_lost_is_required_again_and_not_rehearsed_beside_that(lesson: L
 def test_what_is_asked_again_is_what_is_nearest_to_the_last_lessons_and_the_rest_in_rotation() -> None:
     learned = [of_answer((1, 70, number), (72,)) for number in range(80, 90)]
     last = [learned[-1], of_answer(OTHER_WORDS, (99,))]
+    config = ReflectionConfig(recalled=0, anchored=0, review_tokens=60)
     for turn in range(3):
-        asked = Past([*learned, last[-1]], ANCHORS, ReflectionConfig(recalled=0, anchored=0, reviewed=4), turn).reviewed([])
-        assert set(last) <= set(asked[:4])
+        asked = Past([*learned, last[-1]], ANCHORS, config, turn).reviewed([])
+        assert set(last) <= set(asked[:6])
         assert ANCHORS.memories[0] in asked
-    turns = {m for turn in range(10) for m in Past(learned, ANCHORS, ReflectionConfig(0, 0, 2), turn).reviewed([])}
+    turns = {m for turn in range(10) for m in Past(learned, ANCHORS, config, turn).reviewed([])}
     assert turns >= set(learned)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from benchmarks.serving.servers import Command, Server
+from benchmarks.serving.servers import Command, Server, confined, usable
 from service.errors import ServiceError
 
 FILES = Command("files", (sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1"))
@@ -35,6 +35,16 @@ def test_it_ends_while_it_sleeps(server: Server) -> None:
     server.end()
     with pytest.raises(ProcessLookupError):
         os.kill(server.pid, 0)
+
+
+def test_it_keeps_to_its_cores_and_so_does_who_is_confined_for_as_long(tmp_path: Path) -> None:
+    every, one = usable(), frozenset({min(usable())})
+    with confined(one):
+        assert usable() == one
+        kept = Server(Command("files", FILES.arguments, cores=every), tmp_path / "log")
+        assert os.sched_getaffinity(kept.pid) == every
+        kept.end()
+    assert usable() == every
 
 
 def test_one_that_does_not_start_is_named_with_its_last_words(tmp_path: Path) -> None:
