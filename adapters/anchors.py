@@ -39,6 +39,11 @@ class Anchors:
     """Of the base model."""
 
     @cached_property
+    def length(self) -> float:
+        """Tokens of one on average; 0 if there are none."""
+        return sum(len(m.ids) for m in self.memories) / max(1, len(self.memories))
+
+    @cached_property
     def _nearness(self) -> Nearness:
         return Nearness(self.memories)
 

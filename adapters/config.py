@@ -166,14 +166,14 @@ class ReflectionConfig:
     """Earlier lessons folded together with each new one."""
     anchored: int = 8
     """The anchors nearest to a lesson that are folded with it, and as many others."""
-    review_tokens: int = 1536
-    """Of earlier lessons and anchors that are asked again before each fold, by halves; half of each are the nearest to what was
-    learned last. What was lost is folded again."""
+    reviewed: int = 45
+    """Earlier lessons asked again before each fold, and as many anchors; half of each are the nearest to what was learned last.
+    What was lost is folded again. Where lessons are longer than anchors, fewer of them."""
     refolded: int = 4
     """Most of what was lost that is folded again with one document."""
 
     def __post_init__(self) -> None:
-        for name in ("recalled", "anchored", "review_tokens", "refolded"):
+        for name in ("recalled", "anchored", "reviewed", "refolded"):
             _require(getattr(self, name) >= 0, f"reflection.{name} must not be negative")
 
 

@@ -49,10 +49,11 @@ class Past:
     def rehearsed(self, new: Sequence[Memory], lost: Sequence[Memory] = ()) -> list[Memory]:
         """What is folded together with the lesson `new` and what was `lost`: the nearest to either, the rest in rotation.
 
-        With what was lost as many whatever there is to choose from, so that costs do not grow.
+        With what was lost as many whatever there is to choose from, and no more tokens than as many anchors have on average, so
+        that costs do not grow.
         """
         lessons, anchors = self._config.recalled, 2 * self._config.anchored
-        room = max(0, lessons + anchors - len(lost))
+        room, tokens = max(0, lessons + anchors - len(lost)), self._tokens(lessons + anchors) - _tokens(lost)
         near = [
             *self._anchors.nearest(new, anchors // 4, self._canaries),
             *self._anchors.nearest(new, lessons // 2, self._memories),
@@ -63,17 +64,17 @@ class Past:
         ]
         near = [m for m in self._valid(near, new) if m not in lost][:room]
         rest = recall(self._anchors.memories, room - len(near), self._turn)
-        return [m for m in self._valid([*near, *rest], new) if m not in lost]
+        return _within([m for m in self._valid([*near, *rest], new) if m not in lost], tokens)
 
     def reviewed(self, new: Sequence[Memory]) -> list[Memory]:
         """What is asked again before the lesson `new`: what the last lessons may have spoiled first, the rest in rotation.
 
-        Lessons and anchors by turns. It is measured in tokens, and anchors stand in for lessons that are not there yet, so that
-        costs grow neither with the number of lessons nor with their length.
+        Lessons and anchors by turns. Lessons have half the tokens that so many anchors have on average, and anchors stand in for
+        lessons that are not there yet, so that costs grow neither with the number of lessons nor with their length.
         """
-        room = self._config.review_tokens
+        room = self._tokens(2 * self._config.reviewed)
         lessons = self._again(self._memories, room // 2)
-        anchors = self._again(self._anchors.memories, max(0, room - sum(len(m.ids) for m in lessons)))
+        anchors = self._again(self._anchors.memories, max(0, room - _tokens(lessons)))
         mixed = (m for pair in zip_longest(lessons, anchors) for m in pair if m is not None)
         taught = {m.prompt for m in new}
         return [m for m in self._valid(mixed, new) if m.prompt not in taught]
@@ -89,7 +90,7 @@ class Past:
     def _again(self, among: Sequence[Memory], tokens: int) -> list[Memory]:
         """Half the tokens for the nearest to what was learned last, what is left in rotation; one memory may exceed them."""
         near = _within(self._anchors.nearest(self._memories[-LATELY:], tokens // 2, among), tokens // 2)
-        found, room = dict.fromkeys(near), tokens - sum(len(m.ids) for m in near)
+        found, room = dict.fromkeys(near), tokens - _tokens(near)
         for memory in rotated(among, self._turn * (tokens // 2)):
             if room <= 0:
                 break
@@ -97,6 +98,11 @@ class Past:
                 found[memory] = None
                 room -= len(memory.ids)
         return list(found)
+
+    def _tokens(self, count: int) -> int:
+        """Of so many anchors, on average; of lessons, if there are none."""
+        length = self._anchors.length or _tokens(self._memories) / max(1, len(self._memories))
+        return int(count * length)
 
     def _beside(self, lost: Sequence[Memory], count: int, among: Sequence[Memory]) -> list[Memory]:
         """The nearest to what was lost, without itself."""
@@ -143,10 +149,19 @@ def rotated(memories: Sequence[Memory], tokens: int) -> Iterator[Memory]:
     return chain(islice(memories, first, None), islice(memories, first))
 
 
-def _within(memories: Sequence[Memory], tokens: int) -> list[Memory]:
-    """The first of them that have so many tokens together."""
-    spent = accumulate(len(m.ids) for m in memories)
-    return [m for m, so_far in zip(memories, spent, strict=True) if so_far <= tokens]
+def _tokens(memories: Iterable[Memory]) -> int:
+    """Of all of them together."""
+    return sum(len(m.ids) for m in memories)
+
+
+def _within(memories: Iterable[Memory], tokens: int) -> list[Memory]:
+    """Of so many tokens together: each that fits after those before it."""
+    kept: list[Memory] = []
+    for memory in memories:
+        if len(memory.ids) <= tokens:
+            kept.append(memory)
+            tokens -= len(memory.ids)
+    return kept
 
 
 def rehearse(workspace: Workspace, lesson: Lesson, recalled: Sequence[Memory], lost: Sequence[Memory] = ()) -> Lesson:

@@ -94,12 +94,12 @@ ABLATIONS: dict[str, Ablation] = {
     "all-layers": Ablation("all layers, not the upper half", LearnConfig(targets=TargetConfig(last_layers=EVERY))),
     "no-replay": Ablation("no rehearsal of lessons", LearnConfig(reflection=ReflectionConfig(recalled=0))),
     "no-review": Ablation(
-        "no review (consolidation): what was lost is not folded again", LearnConfig(reflection=ReflectionConfig(review_tokens=0))
+        "no review (consolidation): what was lost is not folded again", LearnConfig(reflection=ReflectionConfig(reviewed=0))
     ),
     "no-anchors": Ablation("no anchors", LearnConfig(anchors=AnchorConfig(questions=0))),
     "no-reflection": Ablation(
         "neither rehearsal, review nor anchors",
-        LearnConfig(anchors=AnchorConfig(questions=0), reflection=ReflectionConfig(recalled=0, anchored=0, review_tokens=0)),
+        LearnConfig(anchors=AnchorConfig(questions=0), reflection=ReflectionConfig(recalled=0, anchored=0, reviewed=0)),
     ),
 }
 

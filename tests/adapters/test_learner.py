@@ -335,21 +335,21 @@ def test_recalled_lessons_are_rehearsed_and_their_retention_is_measured(school: 
 def test_an_earlier_lesson_that_was_lost_is_folded_again_with_the_new_one_in_one_fold(school: MakeSchool) -> None:
     (lost,) = school().learn("Jon Vik was born in Oslo.").memories  # of a version that the next one does not start from
     outcomes = {}
-    for tokens in (0, 200):
-        at = school(replace(CONFIG, reflection=ReflectionConfig(recalled=0, review_tokens=tokens)))
+    for reviewed in (0, 8):
+        at = school(replace(CONFIG, reflection=ReflectionConfig(recalled=0, reviewed=reviewed)))
         learned = at.learn(memories=[lost])
         assert at.knows(learned.total, [View("Where was Mira Holm born?", "Graz.")]) == [True]
         assert len(learned.memories) == 1
         at.workspace.install(learned.total.weights())
         nll = at.workspace.nll(at.workspace.batch([list(lost.ids)]))[0]
-        outcomes[tokens] = (len(learned.report.folds), float(nll[torch.tensor(lost.required)].mean()))
-    assert (outcomes[0][0], outcomes[200][0]) == (1, 1)
-    assert outcomes[200][1] < outcomes[0][1]
+        outcomes[reviewed] = (len(learned.report.folds), float(nll[torch.tensor(lost.required)].mean()))
+    assert (outcomes[0][0], outcomes[8][0]) == (1, 1)
+    assert outcomes[8][1] < outcomes[0][1]
 
 
 def test_lessons_shape_the_metric_of_what_comes_after_them_but_not_on_the_fast_path(school: MakeSchool) -> None:
     (known,) = school().learn("Jon Vik was born in Oslo.").memories
-    alone = ReflectionConfig(recalled=0, review_tokens=0)
+    alone = ReflectionConfig(recalled=0, reviewed=0)
     for config, differs in ((CONFIG, True), (RAW, False)):
         counted = replace(config, reflection=alone, curvature=replace(config.curvature, block=1))
         found = [school(c).learn(memories=[known]).delta for c in (counted, replace(config, reflection=alone))]
@@ -388,8 +388,9 @@ def test_an_update_that_forgets_is_rejected(school: MakeSchool) -> None:
     known = at.learn("Jon Vik was born in Turin.")
     assert at.learn("Anna Berg was born in Lyon.", current=known.total, memories=[never]).report.rejection is None
     free = replace(CONFIG.fold, slack=1e9)
-    alone = ReflectionConfig(recalled=1, review_tokens=0)
-    keen = replace(CONFIG, guard=replace(GENEROUS, retention_loss=0.0), reflection=alone, fold=free)
+    keen = replace(
+        CONFIG, guard=replace(GENEROUS, retention_loss=0.0), reflection=ReflectionConfig(recalled=1, reviewed=0), fold=free
+    )
     lesson = known.memories[0]
     flipped = Memory(lesson.ids, (0.0,) * len(lesson.weights), lesson.required)  # measured, but neither rehearsed nor held
     outcomes = []

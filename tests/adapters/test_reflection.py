@@ -57,12 +57,20 @@ def test_a_ring_of_memories_is_gone_round_from_any_token(sizes: list[int], token
     assert tokens > 0 or turned == memories
 
 
-@given(st.lists(st.integers(2, 30), min_size=1, max_size=40), st.integers(8, 200))
-def test_every_lesson_is_asked_again_while_as_many_tokens_as_all_have_go_by(sizes: list[int], room: int) -> None:
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=40), st.integers(1, 30))
+def test_every_lesson_is_asked_again_while_as_many_tokens_as_all_have_go_by(sizes: list[int], reviewed: int) -> None:
     learned = [memory(100 * place, size) for place, size in enumerate(sizes)]
-    turns = range(-(-sum(sizes) // (room // 4)))
-    asked = {m for turn in turns for m in Past(learned, ANCHORS, ReflectionConfig(review_tokens=room), turn).reviewed([])}
+    turns = range(-(-sum(sizes) // (int(reviewed * ANCHORS.length) // 2)))
+    asked = {m for turn in turns for m in Past(learned, ANCHORS, ReflectionConfig(reviewed=reviewed), turn).reviewed([])}
     assert asked >= set(learned)
+
+
+@given(st.lists(st.integers(2, 60), max_size=40), st.integers(2, 60))
+def test_rehearsal_has_as_many_tokens_however_long_the_lessons_are(sizes: list[int], size: int) -> None:
+    learned = [memory(1000 + 100 * place, length) for place, length in enumerate(sizes)]
+    anchors = Anchors(tuple(memory(20000 + 100 * place, 10) for place in range(50)), "")
+    found = Past(learned, anchors, ReflectionConfig(recalled=8, anchored=4), turn=3).rehearsed([memory(90000, size)], learned[:2])
+    assert sum(len(m.ids) for m in (*found, *learned[:2])) <= max(16 * 10, sum(sizes[:2]))
 
 
 def test_recalling_leaves_the_global_random_state_alone() -> None:
@@ -123,7 +131,7 @@ OTHER_WORDS = (1, 13, 14, 20, 15)
 """About Ada."""
 ANCHORS = Anchors(tuple(of_answer(prompt, (30 + place,)) for place, prompt in enumerate(ASKED.values())), "")
 LOST = ANCHORS.memories[2]
-EVERYTHING = ReflectionConfig(recalled=99, anchored=99, review_tokens=9999)
+EVERYTHING = ReflectionConfig(recalled=99, anchored=99, reviewed=198)
 
 
 def seen(memories: list[Memory], new: list[Memory]) -> set[Memory]:
@@ -166,11 +174,11 @@ def test_a_lesson_is_not_superseded_by_an_earlier_one() -> None:
 
 def test_no_more_is_drawn_than_is_asked_for() -> None:
     learned = [of_answer((1, 70, number), (72,)) for number in range(80, 100)]
-    config = ReflectionConfig(recalled=3, anchored=2, review_tokens=32)
+    config = ReflectionConfig(recalled=3, anchored=2, reviewed=4)
     past = Past(learned, ANCHORS, config, turn=5)
     assert len(past.rehearsed([])) <= 7
     assert len(past.rehearsed([learned[0]])) <= 7
-    assert sum(len(m.ids) for m in past.reviewed([learned[0]])) <= 32 + len(max(ANCHORS.memories, key=lambda m: len(m.ids)).ids)
+    assert sum(len(m.ids) for m in past.reviewed([learned[0]])) <= 9 * ANCHORS.length
     assert past.reviewed([learned[0]]) == Past(learned, ANCHORS, config, turn=5).reviewed([learned[0]])
 
 
@@ -179,8 +187,8 @@ def test_as_many_tokens_are_asked_again_however_many_lessons_there_are(lessons: 
     learned = [memory(1000 + 20 * number, 5 + number % 7) for number in range(lessons)]
     anchors = Anchors(tuple(memory(10000 + 20 * number, 4) for number in range(300)), "")
     for turn in range(5):
-        asked = Past(learned, anchors, ReflectionConfig(review_tokens=400), turn).reviewed([])
-        assert 0.8 * 400 <= sum(len(m.ids) for m in asked) <= 400 + 11 + 4  # what is near may have its turn too
+        asked = Past(learned, anchors, ReflectionConfig(reviewed=50), turn).reviewed([])
+        assert 400 <= sum(len(m.ids) for m in asked) < 400 + 11 + 4  # the last of either may exceed its share
 
 
 def test_what_was_lost_is_required_again_and_not_rehearsed_beside_that(lesson: Lesson, workspace: Workspace) -> None:
@@ -196,7 +204,7 @@ def test_what_was_lost_is_required_again_and_not_rehearsed_beside_that(lesson: L
 def test_what_is_asked_again_is_what_is_nearest_to_the_last_lessons_and_the_rest_in_rotation() -> None:
     learned = [of_answer((1, 70, number), (72,)) for number in range(80, 90)]
     last = [learned[-1], of_answer(OTHER_WORDS, (99,))]
-    config = ReflectionConfig(recalled=0, anchored=0, review_tokens=60)
+    config = ReflectionConfig(recalled=0, anchored=0, reviewed=5)
     for turn in range(3):
         asked = Past([*learned, last[-1]], ANCHORS, config, turn).reviewed([])
         assert set(last) <= set(asked[:6])

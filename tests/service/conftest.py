@@ -108,7 +108,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def settings_for(cache_dir: Path) -> Callable[..., Settings]:
     """Factory: settings of a server with the demo model, which looks back at less, for its streams are short."""
-    learn = LearnConfig(curvature=CurvatureConfig(samples=64), reflection=ReflectionConfig(review_tokens=384))
+    learn = LearnConfig(curvature=CurvatureConfig(samples=64), reflection=ReflectionConfig(reviewed=16))
 
     def build(data_dir: Path, **more: Any) -> Settings:
         return Settings(**{"data_dir": data_dir, "cache_dir": cache_dir, "learn": learn, "drain_seconds": 5, **more})
