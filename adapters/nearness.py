@@ -95,4 +95,4 @@ class Nearness:
 
 def _bag(memory: Memory) -> frozenset[int]:
     """Which buckets the tokens of a question fall into."""
-    return frozenset(token % BUCKETS for token in memory.words)
+    return frozenset(token % BUCKETS for token in memory.prompt)

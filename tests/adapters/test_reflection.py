@@ -66,7 +66,7 @@ def test_every_lesson_is_asked_again_while_as_many_tokens_as_all_have_go_by(size
 
 
 @given(st.lists(st.integers(2, 60), max_size=40), st.integers(2, 60))
-def test_rehearsal_has_as_many_tokens_however_long_the_lessons_are(sizes: list[int], size: int) -> None:
+def test_rehearsal_has_no_more_tokens_however_long_the_lessons_are(sizes: list[int], size: int) -> None:
     learned = [memory(1000 + 100 * place, length) for place, length in enumerate(sizes)]
     anchors = Anchors(tuple(memory(20000 + 100 * place, 10) for place in range(50)), "")
     found = Past(learned, anchors, ReflectionConfig(recalled=8, anchored=4), turn=3).rehearsed([memory(90000, size)], learned[:2])
