@@ -47,12 +47,9 @@ class Anchors:
     def _nearness(self) -> Nearness:
         return Nearness(self.memories)
 
-    def shared(self, one: Memory, other: Memory) -> float:
-        """How much of the shorter question the two have in common, in [0, 1]: the share of its tokens, rare ones counting more.
-
-        0 without anchors: nothing tells then which tokens are rare.
-        """
-        return self._nearness.shared(one, other) if self.memories else 0.0
+    def same_subject(self, one: Memory, other: Memory) -> bool:
+        """Whether two questions may ask about the same; never without anchors: nothing tells then which tokens are rare."""
+        return bool(self.memories) and self._nearness.same_subject(one, other)
 
     def nearest(self, asked: Sequence[Memory], count: int, among: Sequence[Memory] | None = None) -> list[Memory]:
         """Those of `among` (default: the anchors) whose questions share most rare tokens with one of `asked`, nearest first."""

@@ -2,7 +2,7 @@
 
 The tokens of a growing list of questions are kept and added to, so that a document costs no more after a thousand others.
 
-Covered: counting tokens, the nearest of a list, what two share. Not covered: what is then done with them (`reflection.py`).
+Covered: counting tokens, the nearest of a list, which two are about the same. Not covered: what follows (`reflection.py`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +17,8 @@ from adapters.memory import Memory
 BUCKETS = 1024
 """Tokens are counted modulo this."""
 LEAST_RARITY = 1e-3
+OWN = 0.7
+"""How rare a token may be that only one of two questions about the same subject has, as a share of the rarest that both have."""
 LISTS = 4
 """Lists whose tokens are kept: what was learned in a few namespaces, and canaries."""
 
@@ -58,10 +60,14 @@ class Nearness:
         self._lists: list[_Listed] = []
         """The last used first."""
 
-    def shared(self, one: Memory, other: Memory) -> float:
-        """How much of the shorter question the two have in common, in [0, 1]: the share of its tokens, rare ones counting more."""
-        least = min(self._weight(one.words), self._weight(other.words))
-        return self._weight(one.words & other.words) / max(least, 1e-9)
+    def same_subject(self, one: Memory, other: Memory) -> bool:
+        """Whether the two may ask about the same: one of them has no token of its own nearly as rare as the rarest of both.
+
+        Names are rarer than wordings. So "Where does Ada Berg live?" and "In which city does Ada Berg live?" are about the same,
+        while each of "Where does Ada Berg live?" and "Where does Ada Lund live?" has a name of its own.
+        """
+        own = min(self._rarest(one.words - other.words), self._rarest(other.words - one.words))
+        return own < OWN * self._rarest(one.words & other.words)
 
     def nearest(self, asked: Sequence[Memory], count: int, among: Sequence[Memory]) -> list[Memory]:
         """Those of `among` whose questions share most rare tokens with one of `asked`, nearest first.
@@ -78,8 +84,9 @@ class Nearness:
         cosines = listed.sums(products.T.contiguous()) / listed.sums(squares).sqrt()
         return [among[i] for i in cosines.amax(1).topk(min(count, len(among))).indices.tolist()]
 
-    def _weight(self, words: Iterable[int]) -> float:
-        return sum(self._weights[word % BUCKETS] for word in words)
+    def _rarest(self, words: Iterable[int]) -> float:
+        """How rare the rarest of them is; 0 if there are none."""
+        return max((self._weights[word % BUCKETS] for word in words), default=0.0)
 
     def _listed(self, among: Sequence[Memory]) -> _Listed:
         """Of a list seen before, only what is new in it is looked at."""

@@ -22,8 +22,6 @@ from adapters.workspace import Workspace
 
 LATELY = 2
 """Near so many of the last lessons most is lost."""
-PARAPHRASE = 0.7
-"""What two questions share (`Anchors.shared`) when they may ask the same of the same subject."""
 
 
 class Past:
@@ -124,12 +122,11 @@ class Past:
     def _supersedes(self, new: Memory, old: Memory) -> bool:
         """Whether `new` gives another answer to what may be the same question in other words.
 
-        It asks the same, or it was learned in place of an answer that starts as the old one does, and the questions share most
-        of what is rare in them.
+        It asks the same, or it was learned in place of an answer that starts as the old one does, and is about the same subject.
         """
         if new.prompt == old.prompt:
             return new.answer != old.answer
-        return old.answer[0] in new.replaced and self._anchors.shared(new, old) >= PARAPHRASE
+        return old.answer[0] in new.replaced and self._anchors.same_subject(new, old)
 
 
 def recall(memories: Sequence[Memory], count: int, turn: int) -> list[Memory]:

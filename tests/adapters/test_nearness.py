@@ -3,7 +3,6 @@
 from collections import Counter
 from unittest.mock import patch
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,9 +39,24 @@ def test_only_what_is_new_in_a_list_is_looked_at() -> None:
     assert seen == Counter(lessons) + Counter({asked: 4})
 
 
+@given(questions, questions, st.lists(questions, max_size=6))
+def test_whether_two_ask_about_the_same_does_not_depend_on_their_order(one: Memory, other: Memory, among: list[Memory]) -> None:
+    near = Nearness(tuple(among))
+    assert near.same_subject(one, other) == near.same_subject(other, one)
+    assert near.same_subject(one, one)
+
+
 @given(questions, questions)
-def test_what_two_questions_share_is_all_of_the_shorter_one_where_it_is_part_of_the_other(one: Memory, other: Memory) -> None:
-    near = Nearness((one, other))
-    both = of_answer((*one.prompt, *other.prompt), (9,))
-    assert near.shared(one, both) == pytest.approx(1.0)
-    assert near.shared(one, other) <= 1 + 1e-9
+def test_a_question_that_has_nothing_of_its_own_may_ask_about_the_same(one: Memory, other: Memory) -> None:
+    assert Nearness((one, other)).same_subject(one, of_answer((*one.prompt, *other.prompt), (9,)))
+
+
+@given(st.integers(2, 9), st.integers(0, 8))
+def test_who_shares_half_of_a_name_and_all_of_the_wording_is_somebody_else(names: int, wording: int) -> None:
+    def asked(first_word: int, first: int, last: int) -> Memory:
+        return of_answer((1, *range(first_word, first_word + wording), 100 + first, 200 + last), (9,))
+
+    near = Nearness(tuple(asked(500, first, last) for first in range(names) for last in range(names)))
+    assert not near.same_subject(asked(500, 0, 0), asked(500, 0, 1))
+    assert not near.same_subject(asked(500, 0, 0), asked(500, 1, 0))
+    assert near.same_subject(asked(500, 0, 0), asked(600, 0, 0))
