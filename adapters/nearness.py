@@ -57,6 +57,8 @@ class Nearness:
         """(BUCKETS,): how much sharing a token says, log of its inverse frequency; something, even of one that all share."""
         self._weights: list[float] = self._rarity.tolist()
         """The same: two questions are compared faster without tensors."""
+        self._rarest_words: dict[frozenset[int], int] = {}
+        """Of questions that were compared."""
         self._lists: list[_Listed] = []
         """The last used first."""
 
@@ -66,6 +68,8 @@ class Nearness:
         Names are rarer than wordings. So "Where does Ada Berg live?" and "In which city does Ada Berg live?" are about the same,
         while each of "Where does Ada Berg live?" and "Where does Ada Lund live?" has a name of its own.
         """
+        if self._rarest_word(one.words) not in other.words and self._rarest_word(other.words) not in one.words:
+            return False  # nearly always: what both have is not rarer than what each has of its own
         own = min(self._rarest(one.words - other.words), self._rarest(other.words - one.words))
         return own < OWN * self._rarest(one.words & other.words)
 
@@ -87,6 +91,13 @@ class Nearness:
     def _rarest(self, words: Iterable[int]) -> float:
         """How rare the rarest of them is; 0 if there are none."""
         return max((self._weights[word % BUCKETS] for word in words), default=0.0)
+
+    def _rarest_word(self, words: frozenset[int]) -> int:
+        """The rarest of them, of which there is one at least."""
+        found = self._rarest_words.get(words)
+        if found is None:
+            found = self._rarest_words[words] = max(words, key=lambda word: self._weights[word % BUCKETS])
+        return found
 
     def _listed(self, among: Sequence[Memory]) -> _Listed:
         """Of a list seen before, only what is new in it is looked at."""

@@ -1,14 +1,15 @@
 """What is near does not depend on what was asked before, and costs no more after many lessons."""
 
+import math
 from collections import Counter
 from unittest.mock import patch
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from adapters import nearness
 from adapters.memory import Memory, of_answer
-from adapters.nearness import Nearness
+from adapters.nearness import LEAST_RARITY, OWN, Nearness
 
 token_rows = st.lists(st.integers(0, 5000), min_size=1, max_size=6)
 questions = st.builds(of_answer, token_rows, token_rows)
@@ -37,6 +38,25 @@ def test_only_what_is_new_in_a_list_is_looked_at() -> None:
         for length in (40, 41, 42, 50):
             near.nearest([asked], 3, lessons[:length])
     assert seen == Counter(lessons) + Counter({asked: 4})
+
+
+words = st.lists(st.integers(0, 12), min_size=1, max_size=5)
+
+
+@given(words, words, st.lists(words, max_size=8))
+def test_two_ask_about_the_same_if_what_one_has_of_its_own_is_common(
+    one: list[int], other: list[int], among: list[list[int]]
+) -> None:
+    rarity = {word: math.log((1 + len(among)) / (1 + sum(word in a for a in among))) + LEAST_RARITY for word in range(13)}
+
+    def rarest(found: set[int]) -> float:
+        return max((rarity[word] for word in found), default=0.0)
+
+    mine, theirs = set(one), set(other)
+    own, both = min(rarest(mine - theirs), rarest(theirs - mine)), rarest(mine & theirs)
+    assume(abs(own - OWN * both) > 1e-5)  # single precision
+    near = Nearness([of_answer(a, (9,)) for a in among])
+    assert near.same_subject(of_answer(one, (9,)), of_answer(other, (9,))) == (own < OWN * both)
 
 
 @given(questions, questions, st.lists(questions, max_size=6))
