@@ -16,7 +16,7 @@ from adapters.base_model import load_base_model
 from benchmarks.serving.contenders import ENDLESS, Contender, Setup, demo_servers, infold_server, over_http
 from benchmarks.serving.per_token import EngineAlone, Price, prices
 from benchmarks.serving.random_llama import make_random_llama
-from benchmarks.serving.servers import Cores, confined, usable
+from benchmarks.serving.servers import Cores, Server, confined, usable
 from benchmarks.serving.throughput import Prompts, Row, by_turns, gather
 from benchmarks.serving.while_learning import Comparison, Teaching
 
@@ -49,6 +49,8 @@ class Cost:
     """Learning in a worker."""
     apart: tuple[Comparison, ...]
     """Learning in a worker, the server on one core, and the worker on the others; none on a machine of one core."""
+    unconnected: tuple[Comparison, ...]
+    """It is another server on those cores that learns, of which this one knows nothing: what sharing a machine costs."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -61,7 +63,7 @@ def measure_cost(plan: Plan, progress: Progress) -> Cost:
     Raises:
         ServiceError: a server does not start.
     """
-    bar = progress.add_task("what a token costs", total=5)
+    bar = progress.add_task("what a token costs", total=6)
     with TemporaryDirectory() as scratch:
         work = Path(scratch)
         model = make_random_llama(work / "llama")
@@ -75,8 +77,10 @@ def measure_cost(plan: Plan, progress: Progress) -> Cost:
         progress.update(bar, advance=1, description="learning in a worker on cores of its own")
         rest = usable() - {min(usable())}
         apart = _beside(plan, work / "apart", worker=True, apart=rest) if rest else ()
+        progress.update(bar, advance=1, description="another server that learns, on cores of its own")
+        unconnected = _unconnected(plan, work, rest) if rest else ()
         progress.update(bar, advance=1)
-    return Cost(" ".join(["infold", *sys.argv[1:]]), found, rows, inside, elsewhere, apart)
+    return Cost(" ".join(["infold", *sys.argv[1:]]), found, rows, inside, elsewhere, apart, unconnected)
 
 
 def _http(plan: Plan, model: Path, work: Path) -> tuple[Row, ...]:
@@ -103,6 +107,22 @@ def _beside(plan: Plan, work: Path, worker: bool = False, apart: Cores = frozens
         server = demo_servers(work, worker, ending, apart)
         if apart:
             ending.enter_context(confined(apart))
-        teaching = Teaching(server.url, server.get("/v1/models")["data"][0]["id"], DEMO_TOKENS, plan.seconds)
-        teaching.phase(1, True)  # the first of everything takes longer
-        return tuple(teaching.compare(streams, plan.rounds) for streams in plan.streams)
+        return _compare(plan, server, server)
+
+
+def _unconnected(plan: Plan, work: Path, apart: Cores) -> tuple[Comparison, ...]:
+    """One server answers, another learns on the cores `apart`, where what asks is too."""
+    for name in ("answering", "learning"):
+        (work / name).mkdir()
+    with ExitStack() as ending:
+        answering = demo_servers(work / "answering", False, ending, apart)
+        learning = demo_servers(work / "learning", False, ending, usable() - apart)
+        ending.enter_context(confined(apart))
+        return _compare(plan, answering, learning)
+
+
+def _compare(plan: Plan, answering: Server, learning: Server) -> tuple[Comparison, ...]:
+    model = answering.get("/v1/models")["data"][0]["id"]
+    teaching = Teaching(answering.url, model, DEMO_TOKENS, plan.seconds, taught=learning.url)
+    teaching.phase(1, True)  # the first of everything takes longer
+    return tuple(teaching.compare(streams, plan.rounds) for streams in plan.streams)

@@ -33,7 +33,8 @@ def write_report(cost: Cost, directory: Path) -> Path:
         "medians; tokenising, events, loopback and the load client are on the same cores.",
         _http(cost.rows),
         "## Of learning on top of serving\n\nThe demo model. Streams of 200 tokens, and documents taught one after another: both "
-        "over one alone, medians of rounds that alternate. Learn to live is over learning alone.",
+        "over one alone, medians of rounds that alternate. Learn to live is over learning alone. What is lost to learning in "
+        "another server, of which the one that answers knows nothing, is what sharing a machine costs.",
         _beside(cost),
         "![while learning](cost.png)",
     ]
@@ -46,7 +47,7 @@ def plot(cost: Cost, path: Path) -> None:
     """Throughput and gaps while learning, over those without."""
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     for axes, key in zip(figure.subplots(1, 2), ("tokens_per_second", "gap_p99"), strict=True):
-        for (name, found), color in zip(_places(cost), (OURS, "#475569", "#a16207"), strict=False):
+        for (name, found), color in zip(_places(cost), (OURS, "#475569", "#a16207", "#7c3aed"), strict=False):
             axes.plot([c.streams for c in found], [c.ratio(key) for c in found], marker="o", color=color, label=f"learning {name}")
         axes.axhline(1, color="#94a3b8", linewidth=0.8)
         axes.set_title(f"{_RATIOS[key]}, over serving alone", fontsize=10)
@@ -73,7 +74,12 @@ def _http(rows: Sequence[Row]) -> str:
 
 def _places(cost: Cost) -> list[tuple[str, tuple[Comparison, ...]]]:
     """Where learning went on."""
-    found = [("inside the server", cost.inside), ("in a worker", cost.elsewhere), ("in a worker, its own core", cost.apart)]
+    found = [
+        ("inside the server", cost.inside),
+        ("in a worker", cost.elsewhere),
+        ("in a worker, its own core", cost.apart),
+        ("in another server, its own core", cost.unconnected),
+    ]
     return [(name, comparisons) for name, comparisons in found if comparisons]
 
 

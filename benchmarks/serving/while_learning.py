@@ -56,11 +56,12 @@ class Comparison:
 class Teaching:
     """One server, its streams and its documents."""
 
-    def __init__(self, url: str, model: str, tokens: int, seconds: float, seed: int = 5) -> None:
+    def __init__(self, url: str, model: str, tokens: int, seconds: float, seed: int = 5, taught: str | None = None) -> None:
+        """taught: the server that is given the documents; None: the same."""
         where = urlsplit(url)
         body = {"model": model, "max_tokens": tokens, "ignore_eos": True, "stream_options": {"include_usage": True}}
         self._endpoint = Endpoint(where.hostname or "127.0.0.1", where.port or 80, "/v1/completions", body)
-        self._url, self._seconds = url, seconds
+        self._taught, self._seconds = taught or url, seconds
         self._documents = iter([step.text for step in KINDS["facts"](open_world("demo"), seed, DOCUMENTS, 1).steps])
 
     def compare(self, streams: int, rounds: int) -> Comparison:
@@ -90,7 +91,7 @@ class Teaching:
             into.append(await stream(self._endpoint, f"News {place} {number}:"))
 
     async def _teach(self, documents: Iterator[str], until: float, into: list[float]) -> None:
-        async with httpx2.AsyncClient(base_url=self._url, timeout=120) as http:
+        async with httpx2.AsyncClient(base_url=self._taught, timeout=120) as http:
             while time.perf_counter() < until and (text := next(documents, None)) is not None:
                 started = time.perf_counter()
                 (await http.post("/learn", json={"text": text, "wait": 60})).raise_for_status()
