@@ -48,7 +48,8 @@ def write_report(plan: Plan, results: Results, directory: Path, name: str, comma
             _plots(chosen, directory, f"{name}-{count}"),
         ]
     parts += ["## Several facts in a document, and documents that replace known facts", _kinds(outcomes)]
-    parts += ["## Ablations: one switch each", _ablations([o for o in outcomes if o.run.switch])]
+    if switched := [o for o in outcomes if o.run.switch]:
+        parts += ["## Ablations: one switch each", _ablations(switched)]
     parts += ["## How the rivals were tuned", _tuning([o for o in outcomes if o.run.seed == TUNING_SEED])]
     parts += ["## What each method is", "\n".join(f"- **{key}**: {m.source}." for key, m in METHODS.items())]
     directory.mkdir(parents=True, exist_ok=True)
@@ -114,10 +115,10 @@ def _kinds(outcomes: Sequence[Outcome]) -> str:
 
 def _ablations(outcomes: Sequence[Outcome]) -> str:
     rows = []
-    for switch, runs in _grouped(outcomes, lambda o: o.run.switch):
+    for (documents, switch), runs in sorted(_grouped(outcomes, lambda o: (o.run.documents, o.run.switch)), key=lambda g: g[0][0]):
         cells = _cells(runs)
-        rows.append([ABLATIONS[switch].title, str(runs[0].run.documents), *cells[:4], cells[8]])
-    return _markdown(["switch", "documents", "TL", "NF", "TL+NF", "TL at once", "s/doc"], rows) if rows else ""
+        rows.append([ABLATIONS[switch].title, str(documents), *cells[:4], cells[8]])
+    return _markdown(["switch", "documents", "TL", "NF", "TL+NF", "TL at once", "s/doc"], rows)
 
 
 def _tuning(outcomes: Sequence[Outcome]) -> str:

@@ -54,7 +54,7 @@ class Comparison:
 
 
 class Teaching:
-    """One server, its streams and its documents."""
+    """A server and its streams, and documents for it or for another one."""
 
     def __init__(self, url: str, model: str, tokens: int, seconds: float, seed: int = 5, taught: str | None = None) -> None:
         """taught: the server that is given the documents; None: the same."""

@@ -59,13 +59,6 @@ def test_two_ask_about_the_same_if_what_one_has_of_its_own_is_common(
     assert near.same_subject(of_answer(one, (9,)), of_answer(other, (9,))) == (own < OWN * both)
 
 
-@given(questions, questions, st.lists(questions, max_size=6))
-def test_whether_two_ask_about_the_same_does_not_depend_on_their_order(one: Memory, other: Memory, among: list[Memory]) -> None:
-    near = Nearness(tuple(among))
-    assert near.same_subject(one, other) == near.same_subject(other, one)
-    assert near.same_subject(one, one)
-
-
 @given(questions, questions)
 def test_a_question_that_has_nothing_of_its_own_may_ask_about_the_same(one: Memory, other: Memory) -> None:
     assert Nearness((one, other)).same_subject(one, of_answer((*one.prompt, *other.prompt), (9,)))

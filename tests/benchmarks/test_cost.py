@@ -45,9 +45,10 @@ def test_the_engine_alone_writes_every_token_of_every_stream() -> None:
 
 def test_a_report_shows_what_was_kept(tmp_path: Path) -> None:
     rows = (Row("engine alone", "base", 4, (Sample(100.0),)), Row("through HTTP", "base", 4, (Sample(80.0),)))
-    cost = Cost("infold bench cost", (Price("text", (1.0, 2.0, 3.0)),), rows, (COMPARISON,), (COMPARISON,), (), ())
+    cost = Cost("infold bench cost", (Price("text", (1.0, 2.0, 3.0)),), rows, (COMPARISON,), (COMPARISON,), (), (COMPARISON,))
     text = write_report(cost, tmp_path).read_text()
     assert "| 4 | 100 | 80 | 0.80 | 2500 |" in text
     assert "| in a worker | 4 | 0.85 |" in text
-    assert "its own core" not in text
+    assert "in a worker, its own core" not in text
+    assert "| in another server, its own core | 4 | 0.85 |" in text
     assert json.loads((tmp_path / "cost.json").read_text())["inside"][0]["rounds"][0][1]["live"] == 2.0
